@@ -1,0 +1,213 @@
+"""One experiment as one complete TOML document, parsed once at the edge into frozen values.
+
+Every key is written in the document; nothing is inherited and an unknown key is an error. Paths are relative to the
+document.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fedmarket.errors import ConfigError
+from fedmarket.files import parse_document, read_toml
+
+Number = Annotated[float, Field(strict=False)]
+Positive = Annotated[Number, Field(gt=0)]
+Share = Annotated[Number, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ColumnPartition(_Section):
+    """One party for each value of a column (the natural silos of a data set)."""
+
+    kind: Literal["column"]
+    column: Name
+
+
+class IidPartition(_Section):
+    """Rows dealt at random to ``parties`` parties of equal size."""
+
+    kind: Literal["iid"]
+    parties: Count
+
+
+class SkewPartition(_Section):
+    """Rows dealt with Dirichlet(``alpha``) skew of the label or of the quantity (Hsu et al. 2019; Li et al. 2022)."""
+
+    kind: Literal["label-skew", "quantity-skew"]
+    parties: Count
+    alpha: Positive
+
+
+class SyntheticMarket(_Section):
+    """The embedded market with known truth; it comes with its parties. ``seed`` is data randomness."""
+
+    kind: Literal["synthetic-market"]
+    customers: Annotated[int, Field(ge=100)]
+    parties: Count
+    seed: Annotated[int, Field(ge=0)]
+
+
+class PublicSet(_Section):
+    """A public data set, found by name and hash."""
+
+    kind: Literal["public"]
+    name: Name
+    partition: Annotated[ColumnPartition | IidPartition | SkewPartition, Field(discriminator="kind")]
+
+
+class OwnFile(_Section):
+    """The researcher's own csv or parquet file."""
+
+    kind: Literal["file"]
+    path: Name
+    partition: Annotated[ColumnPartition | IidPartition | SkewPartition, Field(discriminator="kind")]
+
+
+class DataSection(_Section):
+    """Where the rows come from, under which contract, and how many are kept for the test."""
+
+    contract: Name
+    test_share: Share
+    source: Annotated[SyntheticMarket | PublicSet | OwnFile, Field(discriminator="kind")]
+
+
+class LogisticModel(_Section):
+    """Logistic regression on the encoded table; ``binning`` adds one-hot bins by the contract's public edges."""
+
+    kind: Literal["logistic"]
+    binning: bool
+
+
+class MlpModel(_Section):
+    """A multilayer perceptron with ReLU on the encoded table."""
+
+    kind: Literal["mlp"]
+    binning: bool
+    hidden: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
+
+
+class Schedule(_Section):
+    """How the model is moved: ``rounds`` exchanges of ``local_steps`` steps each.
+
+    With one local step a round exchanges one (noisy) gradient sum and the server takes a momentum step, which is
+    the best use of privacy; more local steps are for slow links. The released model is the mean of the iterates
+    after the first ``average_after`` share of the rounds (Polyak and Juditsky 1992).
+    """
+
+    rounds: Count
+    local_steps: Count
+    local_learning_rate: Positive
+    learning_rate: Positive
+    momentum: Annotated[Number, Field(ge=0, lt=1)]
+    average_after: Annotated[Number, Field(ge=0, lt=1)]
+
+
+class PrivacySection(_Section):
+    """What may be spent and how it is spent; the plan derives noise from it.
+
+    ``centre_share`` and ``calibration_share`` are the shares of the squared Gaussian-DP budget (mu squared, Dong et
+    al. 2022) given to the private feature means before training and to the private recalibration after it.
+    ``generator = "seeded-for-tests"`` makes noise reproducible and therefore worthless as protection.
+    """
+
+    epsilon: Positive
+    noise: Literal["local"]
+    clip_norm: Positive
+    sample_rate: Annotated[Number, Field(gt=0, le=1)]
+    centre_share: Share
+    calibration_share: Share
+    calibration_rounds: Count
+    generator: Literal["operating-system", "seeded-for-tests"]
+
+
+class AggregationSection(_Section):
+    """How integer updates are summed: ``ideal`` is the plain sum modulo 2 ** ``modulus_bits``."""
+
+    secagg: Literal["ideal"]
+    modulus_bits: Literal[32, 64]
+
+
+class EvaluationSection(_Section):
+    """What a contact costs, what a response earns (same currency), and how sure the intervals are."""
+
+    contact_cost: Positive
+    response_margin: Positive
+    bootstrap_replicates: Annotated[int, Field(ge=100)]
+
+
+class ExperimentConfig(_Section):
+    """A whole experiment; see :func:`load_config`."""
+
+    name: Name
+    output: Name
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)]
+    workers: Count
+    data: DataSection
+    model: Annotated[LogisticModel | MlpModel, Field(discriminator="kind")]
+    training: Schedule
+    baseline_training: Schedule
+    privacy: PrivacySection
+    aggregation: AggregationSection
+    evaluation: EvaluationSection
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: a seed is used twice")
+        if self.privacy.centre_share + self.privacy.calibration_share >= 1:
+            raise ValueError("privacy.centre_share + privacy.calibration_share must be below 1")
+        return self
+
+
+def load_config(path: Path, *, changes: tuple[str, ...] = ()) -> ExperimentConfig:
+    """Return the experiment at ``path``, with ``changes`` of the form ``section.key=value`` applied.
+
+    Values in ``changes`` are TOML values; a bare word counts as a string. Paths in the result are absolute.
+
+    Raises:
+        ConfigError: one line that names the file and the key, and says what was expected.
+    """
+    document = read_toml(path)
+    for change in changes:
+        _apply(document, change)
+    config = parse_document(ExperimentConfig, document, source=str(path))
+    return _with_absolute_paths(config, path.resolve().parent)
+
+
+def _apply(document: dict[str, Any], change: str) -> None:
+    key, separator, text = change.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {change}: expected KEY=VALUE, for example privacy.epsilon=8")
+    *sections, last = key.split(".")
+    here = document
+    for section in sections:
+        inner = here.get(section)
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {key}: no section {section!r} in the configuration")
+        here = inner
+    if last not in here:
+        raise ConfigError(f"--set {key}: no such key; expected one of {', '.join(sorted(here))}")
+    here[last] = _toml_value(text)
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _with_absolute_paths(config: ExperimentConfig, folder: Path) -> ExperimentConfig:
+    data = config.data.model_copy(update={"contract": str(folder / config.data.contract)})
+    if isinstance(data.source, OwnFile):
+        source = data.source.model_copy(update={"path": str(folder / data.source.path)})
+        data = data.model_copy(update={"source": source})
+    return config.model_copy(update={"data": data, "output": str(folder / config.output)})

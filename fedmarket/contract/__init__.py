@@ -1,0 +1,1 @@
+"""What the parties agreed on before a row is read."""

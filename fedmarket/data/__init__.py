@@ -1,0 +1,1 @@
+"""From a party's file to arrays, by public bounds only."""

@@ -1,0 +1,1 @@
+"""How good the model is for marketing, and what privacy cost."""
