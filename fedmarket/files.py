@@ -90,5 +90,3 @@ def sha256_of(content: bytes) -> str:
     'e3b0c442'
     """
     return hashlib.sha256(content).hexdigest()
-
-

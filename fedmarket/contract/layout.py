@@ -5,6 +5,7 @@ where the model wants them, and a flag for "missing". A category becomes one pla
 and two more: "other" and "missing".
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -56,5 +57,5 @@ def _names(column: Column, *, binned: bool) -> list[str]:
     names = [column.name, f"{column.name}=(missing)"]
     if binned:
         steps = ["-inf", *(f"{edge:g}" for edge in column.edges), "inf"]
-        names += [f"{column.name}:[{low},{high})" for low, high in zip(steps, steps[1:], strict=False)]
+        names += [f"{column.name}:[{low},{high})" for low, high in itertools.pairwise(steps)]
     return names
