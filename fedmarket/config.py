@@ -135,6 +135,18 @@ class AggregationSection(_Section):
     modulus_bits: Literal[32, 64]
 
 
+class FederationSection(_Section):
+    """Public capacity of the federation, and how long the coordinator waits for a reply.
+
+    ``max_parties`` and ``max_party_rows`` size the integer range so that no sum can wrap; both are agreed in public
+    and say nothing about a table.
+    """
+
+    max_parties: Count
+    max_party_rows: Count
+    reply_timeout_seconds: Positive
+
+
 class EvaluationSection(_Section):
     """What a contact costs, what a response earns (same currency), and how sure the intervals are."""
 
@@ -156,6 +168,7 @@ class ExperimentConfig(_Section):
     baseline_training: Schedule
     privacy: PrivacySection
     aggregation: AggregationSection
+    federation: FederationSection
     evaluation: EvaluationSection
 
     @model_validator(mode="after")

@@ -1,0 +1,62 @@
+"""Real vectors as residues modulo 2 ** 32 or 2 ** 64: what secure aggregation can mask and add.
+
+A value v becomes the integer nearest to v / resolution, negative ones in two's complement. The resolution is a power of
+two, found from public bounds so that the sum of all parties cannot wrap. What would not fit is an error, never a
+silent clip.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+
+from fedmarket.arrays import FloatArray, WordArray
+from fedmarket.errors import BadMessage, PlanError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedPoint:
+    """A grid of step ``resolution`` on which ``parties`` values of at most ``bound`` can be added.
+
+    Guarantees:
+        For at most ``parties`` vectors that :meth:`encode` accepts, :meth:`decode` of their sum modulo
+        ``2 ** modulus_bits`` is the exact sum of the rounded vectors.
+    """
+
+    modulus_bits: Literal[32, 64]
+    parties: int
+    bound: float
+    resolution: float
+
+    @classmethod
+    def for_bound(cls, bound: float, *, parties: int, modulus_bits: Literal[32, 64]) -> Self:
+        """Return the finest grid on which ``parties`` values within ``bound`` cannot wrap when added."""
+        if not (bound > 0 and math.isfinite(bound)):
+            raise PlanError(f"the range of an update must be positive and finite, got {bound:g}")
+        # The half of the modulus is left unused: rounding can then never carry a sum across the edge.
+        finest = parties * bound / 2.0 ** (modulus_bits - 2)
+        return cls(
+            modulus_bits=modulus_bits, parties=parties, bound=bound, resolution=2.0 ** math.ceil(math.log2(finest))
+        )
+
+    def encode(self, vector: FloatArray) -> WordArray:
+        """Return ``vector`` (p,) as residues (p,), of ``word_dtype``.
+
+        Raises:
+            BadMessage: if a coordinate is outside of the bound or not a number; nothing must leave then.
+        """
+        if not np.all(np.abs(vector) <= self.bound):
+            outside = int(np.count_nonzero(~(np.abs(vector) <= self.bound)))
+            raise BadMessage(f"update out of range: {outside} of {vector.size} coordinates outside the public bound")
+        signed = np.rint(vector / self.resolution).astype(f"i{self.modulus_bits // 8}")
+        return signed.view(self.word_dtype)
+
+    def decode(self, words: WordArray) -> FloatArray:
+        """Return the sum of residues (p,) as the real vector (p,), by the representative nearest to zero."""
+        return words.view(f"i{self.modulus_bits // 8}").astype(np.float64) * self.resolution
+
+    @property
+    def word_dtype(self) -> np.dtype[np.unsignedinteger]:
+        """The unsigned type whose arithmetic wraps at the modulus."""
+        return np.dtype(f"u{self.modulus_bits // 8}")

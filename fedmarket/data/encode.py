@@ -1,0 +1,117 @@
+"""A table encoded as the layout says: numbers scaled from public bounds, categories as one-hot places.
+
+Nothing is fitted: a row's encoding depends on the row, the contract and nothing else, so that encoding costs no
+privacy and every party's columns mean the same.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from fedmarket.contract.cells import can_be_numbers, can_be_words, misspelt, numbers, words
+from fedmarket.contract.layout import Layout, Slots
+from fedmarket.contract.schema import CategoryColumn, Contract, NumericColumn
+from fedmarket.errors import DataError
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """Rows as a model sees them: ``features`` (n, width) and ``labels`` (n,) in {0, 1}, or None without a label."""
+
+    features: Floats
+    labels: Floats | None
+
+
+def encode(table: pl.DataFrame, contract: Contract, layout: Layout, *, label_expected: bool = True) -> Encoded:
+    """Return ``table`` encoded under ``layout``.
+
+    Args:
+        table: rows that keep ``contract`` (:func:`fedmarket.contract.check.check_table`).
+        contract: says which column is the label and which word is positive.
+        layout: the layout of ``contract``.
+        label_expected: False leaves the labels out, also where the table has the column.
+
+    Returns:
+        Features, C-contiguous float32 of shape (n, layout.width), and labels of shape (n,). Labels are None where the
+        table has no label column or none is expected.
+
+    Raises:
+        DataError: if a cell breaks the contract; column names and counts only.
+
+    **Guarantees.** Each row's norm is at most ``layout.norm_bound``. Row i of the result depends on row i alone. A
+    value out of bounds is refused, never clipped.
+    """
+    features = np.zeros((table.height, layout.width), dtype=np.float32)
+    for slots in layout.slots:
+        if slots.column.name not in table.columns:
+            raise DataError(f"column {slots.column.name!r}: missing")
+        _fill(features[:, slots.start : slots.stop], table[slots.column.name], slots)
+    has_labels = label_expected and contract.label.column in table.columns
+    return Encoded(features=features, labels=labels_of(table, contract) if has_labels else None)
+
+
+def labels_of(table: pl.DataFrame, contract: Contract) -> Floats:
+    """Return 1 for each positive row and 0 for each negative one, as float32 of shape (n,).
+
+    Raises:
+        DataError: if the label column is missing, or holds anything else than the contract's two words.
+    """
+    label = contract.label
+    if label.column not in table.columns:
+        raise DataError(f"label column {label.column!r}: missing")
+    said = _words(table[label.column], label.column)
+    unknown = table.height - int(said.is_in([label.positive, label.negative]).sum() or 0)
+    if unknown:
+        raise DataError(f"label column {label.column!r}: {unknown} values are neither positive nor negative")
+    return (said == label.positive).to_numpy().astype(np.float32)
+
+
+def _fill(places: Floats, cells: pl.Series, slots: Slots) -> None:
+    column = slots.column
+    if isinstance(column, CategoryColumn):
+        _fill_category(places, _words(cells, column.name), column)
+    else:
+        _fill_numeric(places, _values(cells, column), column, binned=slots.binned)
+
+
+def _fill_category(places: Floats, said: pl.Series, column: CategoryColumn) -> None:
+    """One place for each word of the vocabulary, then "other", then "missing"."""
+    place_of = {word: place for place, word in enumerate(column.vocabulary)}
+    other, missing = len(place_of), len(place_of) + 1
+    place = said.replace_strict(place_of, default=other, return_dtype=pl.Int64)
+    place = place.set(said.is_null(), missing)
+    places[np.arange(len(places)), place.to_numpy()] = 1.0
+
+
+def _fill_numeric(places: Floats, values: pl.Series, column: NumericColumn, *, binned: bool) -> None:
+    """The scaled value, the flag "missing", then the bins [low, high); a missing value is in no bin."""
+    missing = values.is_null().to_numpy()
+    present = np.flatnonzero(~missing)
+    known = values.drop_nulls().to_numpy()
+    places[present, 0] = 2.0 * ((known - column.lower) / (column.upper - column.lower)) - 1.0
+    places[missing, 1] = 1.0
+    if binned:
+        places[present, 2 + np.searchsorted(column.edges, known, side="right")] = 1.0
+
+
+def _values(cells: pl.Series, column: NumericColumn) -> pl.Series:
+    if not can_be_numbers(cells):
+        raise DataError(f"column {column.name!r}: expected numbers, got {cells.dtype.base_type()}")
+    values = numbers(cells, column)
+    inside = values.is_between(column.lower, column.upper)  # NaN is above every bound and so counts as outside.
+    bad = misspelt(cells) + int((~inside).sum() or 0)
+    if bad:
+        raise DataError(
+            f"column {column.name!r}: {bad} values are not numbers in {column.lower:.12g} to {column.upper:.12g}"
+        )
+    return values
+
+
+def _words(cells: pl.Series, name: str) -> pl.Series:
+    if not can_be_words(cells):
+        raise DataError(f"column {name!r}: expected words, got {cells.dtype.base_type()}")
+    return words(cells)

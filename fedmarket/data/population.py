@@ -1,0 +1,141 @@
+"""All rows of an experiment, and how one seed deals them to parties for training and test.
+
+A simulation owns every row; a deployed party owns one table and needs none of this. Dealing takes its randomness from
+the seed alone, so that every arm of an experiment sees the same rows.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from fedmarket.config import DataSection, OwnFile, SyntheticMarket
+from fedmarket.contract.check import check_table
+from fedmarket.contract.schema import Contract
+from fedmarket.data.encode import labels_of
+from fedmarket.data.partition import Indices, by_name, partition
+from fedmarket.data.public import public_set
+from fedmarket.data.synthetic import synthetic_market
+from fedmarket.data.tables import read_table
+from fedmarket.errors import DataError
+
+FEWEST_TRAINING_ROWS = 20
+_DEAL = 1
+"""Keeps the dealer's random stream apart from other streams of the same seed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Population:
+    """All rows of an experiment.
+
+    Attributes:
+        table: n rows that keep the contract.
+        labels: 1 for positive, 0 for negative, shape (n,).
+        source: what to call the data in a report.
+        truth: the true response probabilities, shape (n,), where they are known.
+        party: the company of each row, shape (n,), where the source comes with its parties.
+    """
+
+    table: pl.DataFrame
+    labels: npt.NDArray[np.float32]
+    source: str
+    truth: npt.NDArray[np.float64] | None
+    party: npt.NDArray[np.str_] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deal:
+    """Row numbers of each party's training and test rows; both have the same parties in sorted order."""
+
+    train: dict[str, Indices]
+    test: dict[str, Indices]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    table: pl.DataFrame
+    source: str
+    truth: npt.NDArray[np.float64] | None = None
+    party: npt.NDArray[np.str_] | None = None
+
+
+def load_population(data: DataSection, contract: Contract) -> Population:
+    """Return all rows of the source in ``data``, held against ``contract``.
+
+    Raises:
+        TableError: if a file cannot be read or is not the one it should be.
+        ContractViolation: if the table breaks the contract.
+        ConfigError: if the public set is unknown.
+    """
+    rows = _rows(data)
+    check_table(rows.table, contract, source=rows.source)
+    return Population(
+        table=rows.table,
+        labels=labels_of(rows.table, contract),
+        source=rows.source,
+        truth=rows.truth,
+        party=rows.party,
+    )
+
+
+def deal(population: Population, data: DataSection, *, seed: int) -> Deal:
+    """Return each party's training and test rows: first the partition, then a random split inside each party.
+
+    Args:
+        population: all rows.
+        data: says how to partition (unless the source comes with its parties) and how much to keep for the test.
+        seed: data randomness.
+
+    Raises:
+        DataError: if the partition is impossible, or a party has fewer than 20 training rows or only one class in
+            them.
+
+    **Guarantees.** Every row is in exactly one party and there either in training or in test; both have rows.
+    """
+    rng = np.random.default_rng([seed, _DEAL])
+    train: dict[str, Indices] = {}
+    test: dict[str, Indices] = {}
+    for name, rows in _hands(population, data, rng).items():
+        train[name], test[name] = _split(rows, data.test_share, rng)
+        _check_training(name, population.labels[train[name]])
+    return Deal(train=train, test=test)
+
+
+def _rows(data: DataSection) -> _Rows:
+    source = data.source
+    if isinstance(source, SyntheticMarket):
+        market = synthetic_market(customers=source.customers, parties=source.parties, seed=source.seed)
+        name = f"synthetic market (seed {source.seed})"
+        return _Rows(table=market.table, source=name, truth=market.response_probability, party=market.party)
+    if isinstance(source, OwnFile):
+        path = Path(source.path)
+        # The file's name alone: a report must not tell the folders of the machine that made it.
+        return _Rows(table=read_table(path), source=path.name)
+    return _Rows(table=public_set(source.name), source=f"public set {source.name}")
+
+
+def _hands(population: Population, data: DataSection, rng: np.random.Generator) -> dict[str, Indices]:
+    if population.party is not None:
+        return by_name(population.party)
+    if isinstance(data.source, SyntheticMarket):
+        raise DataError("synthetic market: expected a party for each row, got none")
+    return partition(population.table, population.labels, data.source.partition, rng)
+
+
+def _split(rows: Indices, test_share: float, rng: np.random.Generator) -> tuple[Indices, Indices]:
+    """Training and test rows, each ascending and, where there are two rows, neither empty."""
+    kept = min(max(round(rows.size * test_share), 1), max(rows.size - 1, 1))
+    shuffled = rng.permutation(rows)
+    return np.sort(shuffled[kept:]), np.sort(shuffled[:kept])
+
+
+def _check_training(party: str, labels: npt.NDArray[np.float32]) -> None:
+    positives = int(labels.sum())
+    if labels.size < FEWEST_TRAINING_ROWS:
+        raise DataError(f"party {party!r}: expected {FEWEST_TRAINING_ROWS} training rows or more, got {labels.size}")
+    if positives in (0, labels.size):
+        raise DataError(
+            f"party {party!r}: expected both classes in training, got {positives} of {labels.size} positive"
+        )

@@ -1,0 +1,119 @@
+"""Files read as tables: csv (also gzipped) and parquet, with errors that name the file and never a cell.
+
+A csv cell is kept as the text it is and an empty one is null; the contract, not a guess from the rows, says which
+columns are numbers. A guess would read the category ``"01"`` as ``1`` at one party and as text at another.
+"""
+
+import csv
+import gzip
+import io
+import zlib
+from pathlib import Path
+
+import polars as pl
+
+from fedmarket.errors import TableError
+
+SEPARATORS = (",", ";", "\t")
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """Return the table in the ``.csv``, ``.csv.gz`` or ``.parquet`` file at ``path``.
+
+    Args:
+        path: csv files are UTF-8 with a header line and fields separated by comma, semicolon or tab.
+
+    Returns:
+        The table. All columns of a csv file are text; a header alone is a table with no rows.
+
+    Raises:
+        TableError: one line that names the file: missing, unreadable, empty, damaged, not UTF-8, ragged.
+
+    **Guarantees.** No error carries a cell: line numbers and counts only.
+    """
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        return _parquet(_content(path), source=str(path))
+    if name.endswith(".csv"):
+        return parse_csv(_content(path), source=str(path))
+    if name.endswith(".csv.gz"):
+        return parse_csv(unzipped(_content(path), source=str(path)), source=str(path))
+    raise TableError(f"{path}: unknown kind of file; expected .csv, .csv.gz or .parquet")
+
+
+def parse_csv(content: bytes, *, source: str) -> pl.DataFrame:
+    r"""Return the csv document ``content`` as a table of text columns; see :func:`read_table`.
+
+    >>> parse_csv("客户;age\n李雷;31".encode(), source="example").columns
+    ['客户', 'age']
+    """
+    text = _text(content, source).rstrip("\r\n")
+    if not text:
+        raise TableError(f"{source}: the file is empty; expected a header line")
+    header, rows = _fields(text, _separator(text.partition("\n")[0]), source)
+    columns = zip(*rows, strict=True) if rows else ([] for _ in header)
+    cells = [pl.Series(name, values, dtype=pl.String) for name, values in zip(header, columns, strict=True)]
+    return pl.DataFrame([column.set(column == "", None) for column in cells])
+
+
+def unzipped(content: bytes, *, source: str) -> bytes:
+    """Return gzipped ``content`` unzipped, or raise a TableError that names ``source``."""
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error):
+        raise TableError(f"{source}: not a whole gzip file (damaged or truncated)") from None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TableError(f"{path}: cannot be read ({error.strerror or 'unknown reason'})") from None
+    if not content:
+        raise TableError(f"{path}: the file is empty")
+    return content
+
+
+def _parquet(content: bytes, *, source: str) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(io.BytesIO(content))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        raise TableError(f"{source}: not a whole parquet file (damaged or truncated)") from None
+
+
+def _text(content: bytes, source: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TableError(f"{source}: expected UTF-8 text, but byte {error.start} is not") from None
+
+
+def _separator(header: str) -> str:
+    """The separator that occurs most often in the header, outside of quotes; comma where none does."""
+    bare = "".join(header.split('"')[::2])
+    return max(SEPARATORS, key=bare.count)
+
+
+def _fields(text: str, separator: str, source: str) -> tuple[list[str], list[list[str]]]:
+    """The header and all rows, after checking that these are equally wide and that no name is used twice."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        header = next(reader)
+        # A blank line is a missing value in a table of one column and a broken row in any other.
+        rows = [fields or [""] for fields in reader]
+    except csv.Error:
+        raise TableError(f"{source}: not a csv table (line {reader.line_num} cannot be parsed)") from None
+    _check_header(header, source)
+    ragged = [number for number, fields in enumerate(rows, start=1) if len(fields) != len(header)]
+    if ragged:
+        told = f"{len(ragged)} rows differ (the first is row {ragged[0]} below the header)"
+        raise TableError(f"{source}: expected {len(header)} fields in each row, but {told}")
+    return header, rows
+
+
+def _check_header(header: list[str], source: str) -> None:
+    # A file without a header would have cells here, so that only the number of names may be told.
+    if len(set(header)) != len(header):
+        raise TableError(f"{source}: the header uses {len(header) - len(set(header))} column names twice")
+    if not header or not all(header):
+        raise TableError(f"{source}: the header has columns without a name ({header.count('')} of {len(header)})")

@@ -1,0 +1,1 @@
+"""What an experiment compares (arms) and on which rows (market): the same federation, told apart by its terms."""

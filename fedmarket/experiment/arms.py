@@ -1,0 +1,141 @@
+"""The arms of an experiment: one federation each, told apart by who takes part and under which terms.
+
+Every trained baseline is a run of the same two apps. A pooled model is a federation of one party that holds all rows,
+a local one is a federation of one party with its own. So a difference between arms is a difference of terms and never
+of code. Terms come from contract and configuration alone, and never from rows.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from fedmarket.config import ExperimentConfig
+from fedmarket.contract.layout import Layout, layout_of
+from fedmarket.contract.schema import Contract
+from fedmarket.errors import ConfigError
+from fedmarket.federation.terms import Terms
+from fedmarket.models.propensity import network_of, parameter_count
+from fedmarket.privacy.plan import plan_for, without_privacy
+
+FINEST_BITS: Literal[64] = 64
+"""Modulus of the arms that are not to be charged with rounding: steps far below float64's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One federation of the experiment.
+
+    Attributes:
+        holders: who holds the rows: the parties of the market, one party with all rows, or each party alone.
+        converged: whether it trains on the baselines' schedule until it converges, or on the private one.
+        clipped: whether each row's gradient is clipped.
+        rounded: whether updates are rounded to the configured modulus, or to the finest.
+        noisy: whether the privacy plan holds.
+    """
+
+    name: str
+    description: str
+    holders: Literal["parties", "pooled", "alone"]
+    converged: bool = False
+    clipped: bool = False
+    rounded: bool = False
+    noisy: bool = False
+
+
+ARMS = (
+    Arm(name="pooled", description="all rows in one place, no privacy", holders="pooled", converged=True),
+    Arm(
+        name="pooled_dp",
+        description="all rows in one place, the same privacy",
+        holders="pooled",
+        clipped=True,
+        rounded=True,
+        noisy=True,
+    ),
+    Arm(name="local_only", description="each party alone, no privacy", holders="alone", converged=True),
+    Arm(
+        name="local_only_dp",
+        description="each party alone, the same privacy",
+        holders="alone",
+        clipped=True,
+        rounded=True,
+        noisy=True,
+    ),
+    Arm(name="federated", description="joint, no privacy", holders="parties", converged=True),
+    Arm(name="federated_schedule", description="joint, the private run's few steps", holders="parties"),
+    Arm(name="federated_clipped", description="joint, few steps, clipped", holders="parties", clipped=True),
+    Arm(
+        name="federated_rounded",
+        description="joint, few steps, clipped, rounded to integers",
+        holders="parties",
+        clipped=True,
+        rounded=True,
+    ),
+    Arm(
+        name="federated_dp",
+        description="joint, with differential privacy for every customer",
+        holders="parties",
+        clipped=True,
+        rounded=True,
+        noisy=True,
+    ),
+)
+
+DECOMPOSITION = (
+    ("federation", "pooled", "federated", "training where the rows are"),
+    ("schedule", "federated", "federated_schedule", "taking fewer steps, as each one costs privacy"),
+    ("clipping", "federated_schedule", "federated_clipped", "bounding what one customer can change"),
+    ("rounding", "federated_clipped", "federated_rounded", "integers instead of real numbers"),
+    ("noise", "federated_rounded", "federated_dp", "noise that hides each customer"),
+)
+"""(step, from, to, in words): the way from the pooled model to the private federated one."""
+
+
+def arm_named(name: str) -> Arm:
+    """Return the arm called ``name``.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    for arm in ARMS:
+        if arm.name == name:
+            return arm
+    raise ConfigError(f"arm: expected one of {', '.join(arm.name for arm in ARMS)}, got {name!r}")
+
+
+def layout_for(config: ExperimentConfig, contract: Contract) -> Layout:
+    """Return the layout of encoded rows for the configured model."""
+    return layout_of(contract, binning=config.model.binning)
+
+
+def terms_of(arm: Arm, config: ExperimentConfig, contract: Contract, *, seed: int) -> Terms:
+    """Return the terms of ``arm``; ``seed`` starts the parameters, in public.
+
+    Raises:
+        PlanError: if no noise reaches the configured epsilon.
+    """
+    layout = layout_for(config, contract)
+    plan = plan_for(config.privacy, contract.privacy, config.training, feature_norm=layout.norm_bound)
+    schedule = config.baseline_training if arm.converged else config.training
+    if not arm.noisy:
+        plan = without_privacy(
+            plan,
+            releases=schedule.rounds * schedule.local_steps,
+            clip_norm=config.privacy.clip_norm if arm.clipped else float("inf"),
+        )
+    terms = Terms(
+        contract_hash=contract.hash,
+        model=config.model,
+        width=layout.width,
+        parameters=parameter_count(network_of(config.model, layout.width)),
+        initial_seed=seed,
+        schedule=schedule,
+        plan=plan,
+        modulus_bits=config.aggregation.modulus_bits if arm.rounded else FINEST_BITS,
+        max_parties=config.federation.max_parties,
+        max_party_rows=config.federation.max_party_rows,
+        minimum_parties=contract.minimum_parties,
+    )
+    if arm.holders == "parties":
+        return terms
+    # One party holds what all may hold: the same range for the sum.
+    return replace(terms, max_parties=1, max_party_rows=terms.max_parties * terms.max_party_rows, minimum_parties=1)

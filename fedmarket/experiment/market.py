@@ -1,0 +1,125 @@
+"""The simulated market of one seed: every party's encoded rows, dealt once and used by all arms."""
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from fedmarket.arrays import FeatureArray, RowNumbers
+from fedmarket.config import ExperimentConfig, load_config
+from fedmarket.contract.layout import Layout
+from fedmarket.contract.schema import Contract, load_contract
+from fedmarket.data.encode import encode
+from fedmarket.data.population import Deal, Population, deal, load_population
+from fedmarket.errors import ConfigError
+from fedmarket.experiment.arms import Arm, layout_for, terms_of
+from fedmarket.federation.party import Party
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarketKey:
+    """Which market: an experiment's document, the changes to it, and the seed of the deal."""
+
+    config: Path
+    changes: tuple[str, ...]
+    seed: int
+
+
+POOL = "all rows in one place"
+"""Name of the single party of the pooled arms."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Market:
+    """All rows of an experiment, encoded, and one seed's deal of them."""
+
+    config: ExperimentConfig
+    contract: Contract
+    layout: Layout
+    population: Population = field(repr=False)
+    features: FeatureArray = field(repr=False)
+    deal: Deal = field(repr=False)
+    seed: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parties, sorted."""
+        return tuple(sorted(self.deal.train))
+
+    @property
+    def test_rows(self) -> RowNumbers:
+        """Row numbers of the common test set, all parties' together."""
+        return np.concatenate([self.deal.test[name] for name in self.names])
+
+    def holders(self, arm: Arm, *, alone: str) -> tuple[str, ...]:
+        """Return who takes part in ``arm``; ``alone`` names the party where each is on its own."""
+        if arm.holders == "parties":
+            return self.names
+        return (POOL,) if arm.holders == "pooled" else (alone,)
+
+    def party(self, arm: Arm, name: str) -> Party:
+        """Return the party called ``name`` with its training rows, under the terms of ``arm``.
+
+        Raises:
+            ConfigError: if there is no such party.
+        """
+        members = self.names if name == POOL else (name,)
+        if not set(members) <= set(self.names):
+            raise ConfigError(f"party: expected one of {', '.join(self.names)}, got {name!r}")
+        rows = np.concatenate([self.deal.train[member] for member in members])
+        return Party(
+            name=name,
+            terms=terms_of(arm, self.config, self.contract, seed=self.seed),
+            features=np.ascontiguousarray(self.features[rows]),
+            labels=np.ascontiguousarray(self.population.labels[rows]),
+            declared_rows=sum(declared_rows(len(self.deal.train[member])) for member in members),
+            test_seed=self.seed,
+        )
+
+
+def declared_rows(rows: int) -> int:
+    """Return the public size that a party declares: its rows rounded to two significant digits.
+
+    A size is a business fact that partners tell each other; the exact count, which one customer changes, stays home.
+
+    >>> declared_rows(8337), declared_rows(264)
+    (8300, 260)
+    """
+    step = int(10 ** max(int(math.log10(rows)) - 1, 0))
+    return max(step, round(rows / step) * step)
+
+
+@lru_cache(maxsize=1)
+def _population(config_path: Path, changes: tuple[str, ...]) -> tuple[ExperimentConfig, Contract, Population]:
+    config = load_config(config_path, changes=changes)
+    contract = load_contract(Path(config.data.contract))
+    return config, contract, load_population(config.data, contract)
+
+
+@lru_cache(maxsize=1)
+def _features(config_path: Path, changes: tuple[str, ...]) -> tuple[Layout, FeatureArray]:
+    config, contract, population = _population(config_path, changes)
+    layout = layout_for(config, contract)
+    return layout, encode(population.table, contract, layout).features
+
+
+@lru_cache(maxsize=2)
+def open_market(key: MarketKey) -> Market:
+    """Return the market of ``key``; its table is read and encoded once a process.
+
+    Raises:
+        FedmarketError: what the configuration, the contract or the data got wrong, by name.
+    """
+    config, contract, population = _population(key.config, key.changes)
+    layout, features = _features(key.config, key.changes)
+    return Market(
+        config=config,
+        contract=contract,
+        layout=layout,
+        population=population,
+        features=features,
+        deal=deal(population, config.data, seed=key.seed),
+        seed=key.seed,
+    )

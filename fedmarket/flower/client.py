@@ -1,0 +1,82 @@
+"""The body of the ClientApp: opens the node's party and lets it answer. No number of a row passes through here."""
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from pathlib import Path
+
+from flwr.app import Context, Message, RecordDict
+
+from fedmarket.errors import ConfigError, FedmarketError
+from fedmarket.experiment.arms import arm_named
+from fedmarket.experiment.market import MarketKey, open_market
+from fedmarket.federation.party import Party, PartyState
+from fedmarket.flower.codec import (
+    acceptance_to_records,
+    invitation_from_records,
+    refusal_to_records,
+    request_from_records,
+    state_from_record,
+    state_to_record,
+    update_to_records,
+)
+
+STATE = "fedmarket"
+
+Answer = Callable[[Message, Context], RecordDict]
+
+
+def _answering(answer: Answer) -> Callable[[Message, Context], Message]:
+    """Turn what goes wrong into a refusal with a reason; an unforeseen error names its type and nothing else."""
+
+    @wraps(answer)
+    def reply(message: Message, context: Context) -> Message:
+        try:
+            return Message(answer(message, context), reply_to=message)
+        except FedmarketError as error:
+            return Message(refusal_to_records(str(error)), reply_to=message)
+        except Exception as error:  # a traceback could carry values of the party's rows
+            return Message(refusal_to_records(f"failed: {type(error).__name__}"), reply_to=message)
+
+    return reply
+
+
+@_answering
+def join(message: Message, context: Context) -> RecordDict:
+    """Answer an invitation with the party's name, declared size and hash of its own terms."""
+    invitation = invitation_from_records(message.content)
+    return acceptance_to_records(party_of(context).join(invitation))
+
+
+@_answering
+def release(message: Message, context: Context) -> RecordDict:
+    """Answer a request with this round's noisy sum; the state is kept before the answer leaves."""
+    record = context.state.config_records.get(STATE)
+    state = state_from_record(record) if record is not None else PartyState()
+    state, update = party_of(context).answer(state, request_from_records(message.content))
+    context.state[STATE] = state_to_record(state)
+    return update_to_records(update)
+
+
+def party_of(context: Context) -> Party:
+    """Return the party that this node is, by its own node configuration.
+
+    Raises:
+        ConfigError: if the node or run configuration misses a key.
+    """
+    run = context.run_config
+    try:
+        partition = int(str(context.node_config["partition-id"]))
+        changes = tuple(str(run["changes"]).split("\n")) if run["changes"] else ()
+        market = MarketKey(config=Path(str(run["config"])), changes=changes, seed=int(str(run["seed"])))
+        return _simulated_party(market, str(run["arm"]), str(run["alone"]), partition)
+    except KeyError as error:
+        raise ConfigError(f"run or node configuration: {error.args[0]} is missing") from None
+
+
+@lru_cache(maxsize=32)
+def _simulated_party(key: MarketKey, arm_name: str, alone: str, partition: int) -> Party:
+    arm, market = arm_named(arm_name), open_market(key)
+    holders = market.holders(arm, alone=alone)
+    if not 0 <= partition < len(holders):
+        raise ConfigError(f"partition-id: expected 0 to {len(holders) - 1}, got {partition}")
+    return market.party(arm, holders[partition])

@@ -1,0 +1,119 @@
+"""The body of the ServerApp: drives a coordinator over a grid. It can name no row, only terms and sums."""
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedmarket.config import ExperimentConfig, load_config
+from fedmarket.contract.schema import Contract, load_contract
+from fedmarket.errors import BadMessage, FederationStopped
+from fedmarket.experiment.arms import arm_named, terms_of
+from fedmarket.federation.coordinator import Coordinator
+from fedmarket.flower.codec import (
+    acceptance_from_records,
+    invitation_to_records,
+    model_to_record,
+    refusal_in_records,
+    request_to_records,
+    update_from_records,
+)
+from fedmarket.models.released import save_model
+
+OUTCOME = "outcome"
+MODEL = "model"
+
+NODE_WAIT_SECONDS = 60.0
+
+
+def run_federation(grid: Grid, context: Context) -> None:
+    """Run one federation from invitation to released model, as ``context.run_config`` says.
+
+    Leaves the model and the rejections in ``context.state``, and the model in the file ``output`` if that is not empty.
+
+    Raises:
+        FedmarketError: if the configuration is wrong or too few parties are left.
+    """
+    run = context.run_config
+    changes = tuple(str(run["changes"]).split("\n")) if run["changes"] else ()
+    config = load_config(Path(str(run["config"])), changes=changes)
+    contract = load_contract(Path(config.data.contract))
+    coordinator = Coordinator(terms=terms_of(arm_named(str(run["arm"])), config, contract, seed=int(str(run["seed"]))))
+    _drive(grid, coordinator, config, nodes_expected=int(str(run["parties"])))
+    context.state[MODEL] = model_to_record(coordinator.model)
+    rejections = json.dumps([asdict(rejection) for rejection in coordinator.rejections])
+    context.state[OUTCOME] = ConfigRecord({"rejections": rejections})
+    _save(coordinator, config, contract, output=str(run["output"]))
+
+
+def _drive(grid: Grid, coordinator: Coordinator, config: ExperimentConfig, *, nodes_expected: int) -> None:
+    timeout = config.federation.reply_timeout_seconds
+    nodes = _nodes(grid, nodes_expected)
+    parties = _admit(
+        coordinator, _ask(grid, nodes, "query.join", invitation_to_records(coordinator.invitation()), timeout)
+    )
+    while not coordinator.finished:
+        request = coordinator.open_round()
+        replies = _ask(grid, parties, f"train.{request.phase}", request_to_records(request), timeout)
+        _receive(coordinator, parties, replies)
+        coordinator.close_round()
+
+
+def _nodes(grid: Grid, expected: int) -> list[int]:
+    """Wait, for a bounded time, until ``expected`` nodes are there, and return them all."""
+    until = time.monotonic() + NODE_WAIT_SECONDS
+    while len(nodes := sorted(grid.get_node_ids())) < expected:
+        if time.monotonic() > until:
+            raise FederationStopped(f"{len(nodes)} nodes after {NODE_WAIT_SECONDS:g} s, expected {expected}")
+        time.sleep(0.2)
+    return nodes
+
+
+def _ask(grid: Grid, nodes: Iterable[int], action: str, content: RecordDict, timeout: float) -> dict[int, Message]:
+    """Send ``content`` to every node and return the replies by node; a silent node has none."""
+    messages = [Message(content, dst_node_id=node, message_type=action) for node in nodes]
+    return {reply.metadata.src_node_id: reply for reply in grid.send_and_receive(messages, timeout=timeout)}
+
+
+def _admit(coordinator: Coordinator, replies: dict[int, Message]) -> dict[int, str]:
+    """Return the name of the party at each node that joined."""
+    parties: dict[int, str] = {}
+    for node, reply in sorted(replies.items()):
+        try:
+            acceptance = acceptance_from_records(_content(reply))
+            coordinator.admit(acceptance)
+            parties[node] = acceptance.party
+        except BadMessage as error:
+            coordinator.reject(f"node {node}", str(error))
+    return parties
+
+
+def _receive(coordinator: Coordinator, parties: dict[int, str], replies: dict[int, Message]) -> None:
+    for node, party in sorted(parties.items(), key=lambda item: item[1]):
+        try:
+            if node not in replies:
+                raise BadMessage("no reply in time")
+            update = update_from_records(_content(replies[node]))
+            if update.party != party:
+                raise BadMessage("an update in the name of another party")
+            coordinator.receive(update)
+        except BadMessage as error:
+            coordinator.reject(party, str(error))
+
+
+def _content(reply: Message) -> RecordDict:
+    if reply.has_error():
+        raise BadMessage(f"the node's app failed (Flower error {reply.error.code})")
+    reason = refusal_in_records(reply.content)
+    if reason is not None:
+        raise BadMessage(reason)
+    return reply.content
+
+
+def _save(coordinator: Coordinator, config: ExperimentConfig, contract: Contract, *, output: str) -> None:
+    if output:
+        save_model(Path(output), coordinator.model, model=config.model, contract=contract)

@@ -1,0 +1,1 @@
+"""Networks that private training can train, their flat parameter vector, and the model on disk."""

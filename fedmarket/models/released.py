@@ -1,0 +1,120 @@
+"""The model as it is released: private centre, network parameters, private recalibration; on disk as safetensors."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from scipy.special import expit
+
+from fedmarket.arrays import FeatureArray, FloatArray
+from fedmarket.config import LogisticModel, MlpModel
+from fedmarket.contract.layout import Layout, layout_of
+from fedmarket.contract.schema import Contract
+from fedmarket.errors import ConfigError, TableError
+from fedmarket.files import appearing
+from fedmarket.models.propensity import load_vector, logits, network_of
+
+FORMAT = "fedmarket-model/1"
+_SPEC: TypeAdapter[LogisticModel | MlpModel] = TypeAdapter(LogisticModel | MlpModel)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelState:
+    """The numbers of a model, all float64.
+
+    Attributes:
+        centre: (width,) subtracted from an encoded row before the network sees it.
+        parameters: (p,) the network's flat vector.
+        calibration: (3,) ``intercept, slope, pivot`` of :func:`recalibrated`.
+    """
+
+    centre: FloatArray
+    parameters: FloatArray
+    calibration: FloatArray
+
+
+UNCALIBRATED = np.array([0.0, 1.0, 0.0])
+"""The calibration before the first calibration round."""
+
+
+REACH = 8.0
+"""Recalibration follows the raw logit up to about this distance from the pivot, and flattens beyond."""
+
+
+def centred(features: FeatureArray, centre: FloatArray) -> torch.Tensor:
+    """Return ``features - centre`` (n, width) as a float32 tensor."""
+    return torch.from_numpy(features - centre.astype(np.float32))
+
+
+def reach_of(raw: FloatArray, pivot: float) -> FloatArray:
+    """Return the raw logits' distance from the pivot, squashed into (-1, 1): ``tanh((raw - pivot) / REACH)``.
+
+    Bounded, so that its sums can be private, and rising, so that the order of customers stays.
+    """
+    return np.asarray(np.tanh((raw - pivot) / REACH), dtype=np.float64)
+
+
+def recalibrated(raw: FloatArray, calibration: FloatArray) -> FloatArray:
+    """Return the released logits of raw ones: ``intercept + slope * REACH * reach_of(raw, pivot)`` (after Platt 1999).
+
+    Near the pivot that is Platt's straight line; far from it extreme logits, which clipped training exaggerates, are
+    drawn in. Slopes are positive: who ranks above whom never changes.
+    """
+    intercept, slope, pivot = calibration
+    return np.asarray(intercept + slope * REACH * reach_of(raw, pivot), dtype=np.float64)
+
+
+def predict(
+    model: LogisticModel | MlpModel, state: ModelState, features: FeatureArray, *, calibrated: bool = True
+) -> FloatArray:
+    """Return the response probability of each encoded row, (n,); without ``calibrated``, the network's own."""
+    network = network_of(model, features.shape[1])
+    load_vector(network, state.parameters)
+    raw = logits(network, centred(features, state.centre))
+    return np.asarray(expit(recalibrated(raw, state.calibration) if calibrated else raw), dtype=np.float64)
+
+
+def save_model(path: Path, state: ModelState, *, model: LogisticModel | MlpModel, contract: Contract) -> None:
+    """Write the model as safetensors, appearing by rename, bound to the contract by its hash."""
+    metadata = {"format": FORMAT, "model": model.model_dump_json(), "contract": contract.hash}
+    tensors = {
+        "centre": np.ascontiguousarray(state.centre),
+        "parameters": np.ascontiguousarray(state.parameters),
+        "calibration": np.ascontiguousarray(state.calibration),
+    }
+    with appearing(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def load_model(path: Path, contract: Contract) -> tuple[LogisticModel | MlpModel, ModelState, Layout]:
+    """Return the model at ``path`` with the layout of its rows.
+
+    Raises:
+        TableError: if the file cannot be read or is not a fedmarket model.
+        ConfigError: if the model was trained under another contract.
+    """
+    try:
+        with safe_open(path, framework="numpy") as document:
+            metadata = document.metadata() or {}
+            tensors = {name: document.get_tensor(name) for name in document.keys()}  # noqa: SIM118
+        if metadata.get("format") != FORMAT:
+            raise TableError(f"{path}: expected a {FORMAT} file")
+        model = _SPEC.validate_python(json.loads(metadata["model"]))
+        state = ModelState(**tensors)
+    except OSError as error:
+        raise TableError(f"{path}: cannot be read ({error.strerror or 'no such file'})") from None
+    except (SafetensorError, ValueError, KeyError, TypeError):
+        raise TableError(f"{path}: expected a {FORMAT} file, found something truncated or different") from None
+    if metadata.get("contract") != contract.hash:
+        raise ConfigError(
+            f"{path}: trained under contract {metadata.get('contract', '')[:12]}, not {contract.hash[:12]}"
+        )
+    layout = layout_of(contract, binning=model.binning)
+    if not all(np.isfinite(tensor).all() for tensor in tensors.values()) or state.centre.shape != (layout.width,):
+        raise TableError(f"{path}: the model's numbers do not fit the contract")
+    return model, state, layout

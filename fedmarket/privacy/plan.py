@@ -1,0 +1,212 @@
+"""The privacy plan: one frozen object from which clip, noise, sampling *and* privacy events are taken.
+
+A run is a fixed sequence of noisy sums over a party's rows: first the feature means (``centre``), then the training
+steps (``update``), then the recalibration (``calibrate``). Because trainer and accountant read the same
+:class:`Mechanism`, what is accounted is what is drawn.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from scipy.optimize import brentq
+
+from fedmarket.config import PrivacySection, Schedule
+from fedmarket.contract.schema import PrivacyTerms
+from fedmarket.errors import PlanError
+from fedmarket.privacy.accountant import Event, Spent, gaussian_mu, spent
+
+Phase = Literal["centre", "update", "calibrate"]
+Generator = Literal["operating-system", "seeded-for-tests"]
+
+CALIBRATION_SENSITIVITY = float(np.sqrt(2.0))
+"""See :func:`fedmarket.training.sums.calibration_sum`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mechanism:
+    """A Gaussian mechanism over Poisson-sampled rows, used ``releases`` times in a run.
+
+    Attributes:
+        clip_norm: Euclidean bound on what one row adds to the sum; ``inf`` without privacy.
+        noise_multiplier: standard deviation of the noise over ``clip_norm``; 0 without privacy.
+        sample_rate: probability with which each row takes part, on its own coin; 1 is the full batch.
+        releases: how often the mechanism may run in the whole run.
+    """
+
+    phase: Phase
+    clip_norm: float
+    noise_multiplier: float
+    sample_rate: float
+    releases: int
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise on each coordinate of the sum."""
+        return self.noise_multiplier * self.clip_norm if self.noise_multiplier else 0.0
+
+    def event(self, releases: int | None = None) -> Event:
+        """Return the privacy event of ``releases`` uses (by default of all)."""
+        return Event(
+            noise_multiplier=self.noise_multiplier,
+            sample_rate=self.sample_rate,
+            count=self.releases if releases is None else releases,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyPlan:
+    """What one party releases in a run, and under which neighbouring relation it is protected."""
+
+    unit: str
+    adjacency: Literal["add-or-remove-one", "replace-one"]
+    delta: float
+    generator: Generator
+    mechanisms: tuple[Mechanism, ...]
+
+    @property
+    def private(self) -> bool:
+        """Whether every release carries noise from a generator that an observer cannot predict."""
+        noisy = all(mechanism.noise_multiplier > 0 for mechanism in self.mechanisms)
+        return noisy and self.generator == "operating-system"
+
+    def mechanism(self, phase: Phase) -> Mechanism:
+        """Return the mechanism of ``phase``."""
+        return next(mechanism for mechanism in self.mechanisms if mechanism.phase == phase)
+
+    def spent(self, releases: dict[Phase, int] | None = None) -> Spent:
+        """Return epsilon after ``releases`` uses of each mechanism (by default after the whole run).
+
+        Guarantees:
+            Epsilon is composed over all releases of the run together, never per round.
+        """
+        counts = releases if releases is not None else {m.phase: m.releases for m in self.mechanisms}
+        events = tuple(m.event(counts.get(m.phase, 0)) for m in self.mechanisms if counts.get(m.phase, 0))
+        return spent(events, delta=self.delta, adjacency=self.adjacency)
+
+
+def plan_for(privacy: PrivacySection, terms: PrivacyTerms, schedule: Schedule, *, feature_norm: float) -> PrivacyPlan:
+    """Return the plan whose whole run spends at most ``privacy.epsilon`` at the contract's delta.
+
+    The shares for centre and calibration are shares of mu squared, which adds up under composition of Gaussian
+    mechanisms (Dong et al. 2022, corollary 3.3); what remains goes to the updates, whose noise is found by root
+    finding on the reported epsilon, that is the larger of two accountants.
+
+    ``feature_norm`` is the public bound on the norm of an encoded row, which is the sensitivity of the feature sum.
+
+    Raises:
+        PlanError: if the relation is not supported for this sampling, or no noise reaches the target.
+    """
+    _refuse_unsupported(privacy, terms)
+    mu = gaussian_mu(privacy.epsilon, terms.delta)
+    sensitivity_factor = 2.0 if terms.adjacency == "replace-one" else 1.0
+    centre = _mechanism("centre", feature_norm, sensitivity_factor / (np.sqrt(privacy.centre_share) * mu), 1)
+    calibrate = _mechanism(
+        "calibrate",
+        CALIBRATION_SENSITIVITY,
+        sensitivity_factor * np.sqrt(privacy.calibration_rounds / privacy.calibration_share) / mu,
+        privacy.calibration_rounds,
+    )
+    update = Mechanism(
+        phase="update",
+        clip_norm=privacy.clip_norm,
+        noise_multiplier=1.0,
+        sample_rate=privacy.sample_rate,
+        releases=schedule.rounds * schedule.local_steps,
+    )
+    plan = PrivacyPlan(
+        unit=terms.unit,
+        adjacency=terms.adjacency,
+        delta=terms.delta,
+        generator=privacy.generator,
+        mechanisms=(centre, update, calibrate),
+    )
+    return with_update_noise(plan, _update_noise(plan, privacy.epsilon))
+
+
+def with_update_noise(plan: PrivacyPlan, noise_multiplier: float) -> PrivacyPlan:
+    """Return ``plan`` with another noise multiplier on its updates."""
+    changed = (
+        replace(mechanism, noise_multiplier=noise_multiplier) if mechanism.phase == "update" else mechanism
+        for mechanism in plan.mechanisms
+    )
+    return replace(plan, mechanisms=tuple(changed))
+
+
+def without_privacy(plan: PrivacyPlan, *, releases: int, clip_norm: float = float("inf")) -> PrivacyPlan:
+    """Return ``plan`` without noise or sampling, and without a clip unless one is given: for baselines."""
+    bare = []
+    for mechanism in plan.mechanisms:
+        update = mechanism.phase == "update"
+        bare.append(
+            replace(
+                mechanism,
+                noise_multiplier=0.0,
+                clip_norm=clip_norm if update else mechanism.clip_norm,
+                sample_rate=1.0,
+                releases=releases if update else mechanism.releases,
+            )
+        )
+    return replace(plan, mechanisms=tuple(bare))
+
+
+def _refuse_unsupported(privacy: PrivacySection, terms: PrivacyTerms) -> None:
+    if terms.adjacency == "replace-one" and privacy.sample_rate < 1:
+        raise PlanError(
+            "privacy.sample_rate: expected 1 under the contract's adjacency replace-one, "
+            f"got {privacy.sample_rate:g} (no accountant here bounds Poisson sampling under replacement)"
+        )
+
+
+def _mechanism(phase: Phase, clip_norm: float, noise_multiplier: float, releases: int) -> Mechanism:
+    return Mechanism(
+        phase=phase,
+        clip_norm=clip_norm,
+        noise_multiplier=_rounded_up(float(noise_multiplier)),
+        sample_rate=1.0,
+        releases=releases,
+    )
+
+
+@lru_cache(maxsize=64)
+def _update_noise(plan: PrivacyPlan, epsilon: float) -> float:
+    """Return the smallest noise multiplier of the updates, to six digits, with which the run spends ``epsilon``."""
+
+    def excess(log_noise: float) -> float:
+        return float(np.log(with_update_noise(plan, float(np.exp(log_noise))).spent().epsilon / epsilon))
+
+    low, high = _bracket(excess, _first_guess(plan, epsilon), epsilon)
+    noise = _rounded_up(float(np.exp(brentq(excess, low, high, xtol=1e-5))))
+    while excess(float(np.log(noise))) > 0:  # the root is found to 1e-5, the promise holds exactly
+        noise = _rounded_up(noise * 1.00001)
+    return noise
+
+
+def _first_guess(plan: PrivacyPlan, epsilon: float) -> float:
+    """Return log noise near the answer, by the central limit of Dong et al. (2022, corollary 5.4): a guess only."""
+    update = plan.mechanism("update")
+    others = sum(m.releases / m.noise_multiplier**2 for m in plan.mechanisms if m.phase != "update")
+    left = max(gaussian_mu(epsilon, plan.delta) ** 2 - others, 1e-12)
+    if update.sample_rate == 1:
+        return float(np.log(update.releases / left) / 2)
+    return float(-np.log(np.log1p(left / (update.sample_rate**2 * update.releases))) / 2)
+
+
+def _bracket(excess: Callable[[float], float], guess: float, epsilon: float) -> tuple[float, float]:
+    """Return log noise that spends too much and log noise that does not, widening around ``guess``."""
+    sign = 1.0 if excess(guess) > 0 else -1.0
+    near, width = guess, 0.02
+    for _ in range(12):
+        far = near + sign * width
+        if sign * excess(far) <= 0:
+            return (near, far) if sign > 0 else (far, near)
+        near, width = far, 2 * width
+    raise PlanError(f"privacy.epsilon: no noise multiplier was found that spends {epsilon:g} with these shares")
+
+
+def _rounded_up(value: float) -> float:
+    """Round up to six significant digits, so that a plan reads well and never spends more."""
+    scale = 10.0 ** (5 - np.floor(np.log10(value)))
+    return float(np.ceil(value * scale) / scale)

@@ -1,0 +1,49 @@
+"""Results as a short table for a terminal."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedmarket.report import words
+from fedmarket.report.words import percent, score
+
+
+def print_summary(results: dict[str, Any], console: Console) -> None:
+    """Print every arm with its loss against the pooled model, then what each party spent.
+
+    Names are printed as text: markup in a party's name is not obeyed.
+    """
+    if not words.is_private(results):
+        console.print(Text(words.SEEDED_BANNER, style="bold red"))
+    console.print(Text(words.headline(results)))
+    console.print(_arms(results))
+    console.print(_spent(results))
+
+
+def _arms(results: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("arm")
+    for name in (f"mean {results['metric'].upper()}", "95 % interval", "loss against pooled"):
+        table.add_column(name, justify="right", no_wrap=True)
+    pooled = results["arms"]["pooled"]["per_seed"]
+    for arm in words.in_order(results["arms"]):
+        value = results["arms"][arm]
+        low, high = value["interval"]
+        losses = [1 - a / b for a, b in zip(value["per_seed"], pooled, strict=True)]
+        table.add_row(
+            Text(words.arm_name(arm)),
+            score(value["mean"]),
+            f"{score(low)} to {score(high)}",
+            "" if arm == "pooled" else percent(sum(losses) / len(losses), 2),
+            style="bold" if arm == "federated_dp" else None,
+        )
+    return table
+
+
+def _spent(results: dict[str, Any]) -> Text:
+    """Epsilon of every party in one paragraph, rounded up."""
+    delta = words.short(results["plan"]["delta"])
+    spent = [f"{name} {words.upwards(entry['epsilon'])}" for name, entry in results["privacy"].items()]
+    return Text(f"epsilon at delta {delta}: {', '.join(spent)}", style="dim" if words.is_private(results) else "red")

@@ -1,0 +1,104 @@
+"""The sum of clipped per-example gradients, by Opacus; what a faster engine must reproduce."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from fedmarket.arrays import FloatArray
+from fedmarket.errors import ProtocolError
+from fedmarket.models.propensity import parameter_count
+
+CHUNK = 8192
+"""Rows whose per-example gradients are held at once: (chunk, parameters) float32."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread, so that sums have the same bits in every process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def clipped_gradient_sum(
+    network: nn.Module, features: torch.Tensor, labels: torch.Tensor, *, clip_norm: float
+) -> FloatArray:
+    """Return the sum over rows of the log-loss gradient, each scaled to norm at most ``clip_norm``.
+
+    Args:
+        network: maps features to logits (n,), examples independent of each other.
+        features: (n, width) float32; n may be 0.
+        labels: (n,) float32, 0 or 1.
+        clip_norm: bound on each row's gradient norm; ``inf`` sums the gradients as they are.
+
+    Returns:
+        (p,) float64 in the order of ``network.parameters()``.
+
+    Raises:
+        ProtocolError: if the sum is not finite (parameters too large); nothing must leave then.
+
+    Guarantees:
+        Adding or removing one row moves the result by at most ``clip_norm`` in Euclidean norm, up to float32 rounding
+        (Abadi et al. 2016). The result is a sum: it is never divided by the number of rows drawn.
+    """
+    total = np.zeros(parameter_count(network))
+    gradient_sum = _plain_sum if math.isinf(clip_norm) else _opacus_sum
+    with one_thread():
+        for rows, targets in zip(torch.split(features, CHUNK), torch.split(labels, CHUNK), strict=True):
+            if len(rows):
+                total += gradient_sum(network, rows, targets, clip_norm)
+    if not np.isfinite(total).all():
+        raise ProtocolError("the gradient sum is not finite; nothing is sent")
+    return total
+
+
+def _losses(network: nn.Module, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return per-example losses: additive over rows, or per-example clipping would silently fail."""
+    raw = network(features)
+    if raw.shape != labels.shape:
+        raise ValueError(f"expected logits of shape {tuple(labels.shape)}, got {tuple(raw.shape)}")
+    return binary_cross_entropy_with_logits(raw, labels, reduction="none")
+
+
+def _plain_sum(network: nn.Module, features: torch.Tensor, labels: torch.Tensor, _: float) -> FloatArray:
+    gradients = torch.autograd.grad(_losses(network, features, labels).sum(), list(network.parameters()))
+    return _flat(list(gradients))
+
+
+def _opacus_sum(network: nn.Module, features: torch.Tensor, labels: torch.Tensor, clip_norm: float) -> FloatArray:
+    parameters = list(network.parameters())
+    with warnings.catch_warnings():
+        # Opacus hooks modules whose inputs need no gradient; torch warns although that is what is wanted here.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        wrapped = GradSampleModule(network, loss_reduction="sum")
+        try:
+            optimizer = DPOptimizer(
+                torch.optim.SGD(parameters, lr=1.0),
+                noise_multiplier=0.0,  # noise is ours: Opacus' comes from a predictable generator
+                max_grad_norm=clip_norm,
+                expected_batch_size=None,
+                loss_reduction="sum",
+            )
+            torch.autograd.backward(_losses(wrapped, features, labels).sum())
+            optimizer.clip_and_accumulate()
+            return _flat([parameter.summed_grad for parameter in optimizer.params])
+        finally:
+            wrapped.to_standard_module()
+            for parameter in parameters:
+                parameter.grad = None
+
+
+def _flat(tensors: list[torch.Tensor]) -> FloatArray:
+    flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    return np.asarray(flat.numpy(), dtype=np.float64)

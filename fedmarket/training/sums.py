@@ -1,0 +1,92 @@
+"""The three noisy sums a party can release: feature sum, training update, calibration statistics.
+
+Each is a Gaussian mechanism: a sum over rows of vectors with bounded norm, and normals of the plan's standard
+deviation on every coordinate. Noise is added here, before anything is rounded, masked or sent.
+"""
+
+import numpy as np
+import torch
+from scipy.special import expit
+
+from fedmarket.arrays import FeatureArray, FloatArray
+from fedmarket.models.propensity import PropensityNetwork, load_vector, logits
+from fedmarket.models.released import reach_of, recalibrated
+from fedmarket.privacy.noise import Stream
+from fedmarket.privacy.plan import Mechanism
+from fedmarket.training.gradients import clipped_gradient_sum, one_thread
+
+
+def feature_sum(features: FeatureArray, *, mechanism: Mechanism, stream: Stream) -> FloatArray:
+    """Return the noisy sum of the encoded rows, (width,).
+
+    No row is clipped: the encoding bounds each row's norm by the mechanism's ``clip_norm`` (see
+    :class:`fedmarket.contract.layout.Layout`).
+    """
+    return _with_noise(features.sum(axis=0, dtype=np.float64), mechanism, stream)
+
+
+def update_sum(
+    network: PropensityNetwork,
+    parameters: FloatArray,
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    steps: int,
+    learning_rate: float,
+    declared_rows: int,
+    mechanism: Mechanism,
+    stream: Stream,
+) -> FloatArray:
+    """Return the sum over ``steps`` local steps of the noisy clipped gradient sums, (p,).
+
+    Each step draws its own Poisson sample, clips each row's gradient, adds noise, and moves the local parameters by
+    ``learning_rate`` times the noisy sum over the public expected sample size ``sample_rate * declared_rows`` (never
+    the drawn size, which is private). With one step the result is one noisy gradient sum: DP-SGD (Abadi et al. 2016)
+    with the server's step. With more it is, up to that public factor, the local model's displacement: DP-FedAvg at
+    record level (McMahan et al. 2018).
+    """
+    local, total = parameters, np.zeros_like(parameters)
+    for _ in range(steps):
+        load_vector(network, local)
+        taken = torch.from_numpy(stream.coins(len(labels), mechanism.sample_rate))
+        sample = (features, labels) if bool(taken.all()) else (features[taken], labels[taken])
+        exact = clipped_gradient_sum(network, *sample, clip_norm=mechanism.clip_norm)
+        noisy = _with_noise(exact, mechanism, stream)
+        local = local - learning_rate * noisy / (mechanism.sample_rate * declared_rows)
+        total += noisy
+    return total
+
+
+def calibration_sum(
+    network: PropensityNetwork,
+    parameters: FloatArray,
+    calibration: FloatArray,
+    features: torch.Tensor,
+    labels: FeatureArray,
+    *,
+    mechanism: Mechanism,
+    stream: Stream,
+) -> FloatArray:
+    """Return noisy statistics for one Newton step of a two-parameter recalibration (Platt 1999), (5,).
+
+    With p the recalibrated probability, r = y - p, h = p (1 - p) and t the raw logit's reach from the pivot, between
+    -1 and 1 (:func:`fedmarket.models.released.reach_of`), the row's vector is (r, r t, h, h t, h t^2).
+
+    Guarantees:
+        Its norm is at most sqrt(2): r^2 (1 + t^2) + h^2 (1 + t^2 + t^4) <= 2 r^2 + 3 h^2, and with q = 1 - |r| that
+        is 2 (1 - q)^2 + 3 q^2 (1 - q)^2 <= 2 for q in [0, 1], since (1 - q)^2 (2 + 3 q^2) falls from 2 at q = 0.
+    """
+    load_vector(network, parameters)
+    with one_thread():
+        raw = logits(network, features)
+    rate = expit(recalibrated(raw, calibration))
+    reach = reach_of(raw, float(calibration[2]))
+    residual, weight = labels.astype(np.float64) - rate, rate * (1.0 - rate)
+    rows = np.stack([residual, residual * reach, weight, weight * reach, weight * reach**2])
+    return _with_noise(rows.sum(axis=1), mechanism, stream)
+
+
+def _with_noise(exact: FloatArray, mechanism: Mechanism, stream: Stream) -> FloatArray:
+    if not mechanism.noise_multiplier:
+        return exact
+    return exact + mechanism.noise_std * stream.normals(len(exact))

@@ -1,0 +1,120 @@
+"""Files are read whole or refused with one line that names the file and no cell."""
+
+import gzip
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from fedmarket.data.tables import read_table
+from fedmarket.errors import TableError
+
+
+def written(folder: Path, content: bytes, name: str = "customers.csv") -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def parquet(folder: Path, table: pl.DataFrame) -> bytes:
+    table.write_parquet(folder / "whole.parquet")
+    return (folder / "whole.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_the_separator_is_found_in_the_header(tmp_path: Path, separator: str):
+    text = '"a,;\t",b,c\n1,2,3\n'.replace('",b,c', f'"{separator}b{separator}c').replace("1,2,3", separator.join("123"))
+    table = read_table(written(tmp_path, text.encode()))
+    assert table.to_dict(as_series=False) == {"a,;\t": ["1"], "b": ["2"], "c": ["3"]}
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1,2", b"a,b\n1,2\n", b"a,b\r\n1,2\r\n\r\n", b"\xef\xbb\xbfa,b\n1,2\n"])
+def test_line_ends_and_byte_order_mark_do_not_matter(tmp_path: Path, content: bytes):
+    assert read_table(written(tmp_path, content)).rows(named=True) == [{"a": "1", "b": "2"}]
+
+
+def test_cells_stay_the_text_they_are_and_empty_ones_are_null(tmp_path: Path):
+    table = read_table(written(tmp_path, b'code,note\n01,"two\nlines"\n,x\n'))
+    assert table.to_dict(as_series=False) == {"code": ["01", None], "note": ["two\nlines", "x"]}
+
+
+def test_names_and_cells_in_any_script_are_read(tmp_path: Path):
+    table = read_table(written(tmp_path, "年龄;城市\n31;北京\n".encode(), "客户.csv"))
+    assert table.to_dict(as_series=False) == {"年龄": ["31"], "城市": ["北京"]}
+
+
+def test_a_quote_within_a_cell_swallows_no_line(tmp_path: Path):
+    table = read_table(written(tmp_path, b'size,n\n15" screen,1\n"17"" screen",2\n19",3\n'))
+    assert table.rows() == [('15" screen', "1"), ('17" screen', "2"), ('19"', "3")]
+
+
+def test_a_gzipped_csv_is_read(tmp_path: Path):
+    assert read_table(written(tmp_path, gzip.compress(b"a\n1\n"), "x.csv.gz"))["a"].to_list() == ["1"]
+
+
+def test_a_header_alone_is_a_table_without_rows(tmp_path: Path):
+    assert read_table(written(tmp_path, b"a,b\n")).shape == (0, 2)
+
+
+def test_one_column_may_have_blank_lines(tmp_path: Path):
+    assert read_table(written(tmp_path, b"a\n1\n\n2\n"))["a"].to_list() == ["1", None, "2"]
+
+
+def test_a_parquet_file_keeps_its_types(tmp_path: Path):
+    table = pl.DataFrame({"a": [1, None], "b": [True, False], "c": ["x", ""]})
+    assert read_table(written(tmp_path, parquet(tmp_path, table), "t.parquet")).equals(table)
+
+
+SECRET = b"98765"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.csv", b"", "the file is empty"),
+        ("t.csv", b"\n\n", "the file is empty; expected a header line"),
+        ("t.csv.gz", gzip.compress(b""), "the file is empty; expected a header line"),
+        ("t.parquet", b"", "the file is empty"),
+        ("t.csv", b"a,b\n98765,\xff\n", "expected UTF-8 text, but byte 10 is not"),
+        (
+            "t.csv",
+            b"a,b\n1,2\n98765\n98765,2,3\n",
+            "expected 2 fields in each row, but 2 rows differ (the first is row 2 below the header)",
+        ),
+        (
+            "t.csv",
+            b"a,b\n1,2\n\n3,98765\n",
+            "expected 2 fields in each row, but 1 rows differ (the first is row 2 below the header)",
+        ),
+        ("t.csv", b'a,b\n"98765,1\n', "not a csv table (line 2 cannot be parsed)"),
+        ("t.csv", b'a,b\n"98765"x,1\n', "not a csv table (line 2 cannot be parsed)"),
+        ("t.csv", b"98765,98765\n1,2\n", "the header uses 1 column names twice"),
+        ("t.csv", b"a,,c\n1,98765,3\n", "the header has columns without a name (1 of 3)"),
+        ("t.csv.gz", gzip.compress(b"a\n98765\n")[:-9], "not a whole gzip file (damaged or truncated)"),
+        ("t.csv.gz", b"a\n98765\n", "not a whole gzip file (damaged or truncated)"),
+        ("t.parquet", b"98765" * 10, "not a whole parquet file (damaged or truncated)"),
+        ("t.xlsx", b"98765", "unknown kind of file; expected .csv, .csv.gz or .parquet"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line_without_a_cell(tmp_path: Path, name: str, content: bytes, said: str):
+    path = written(tmp_path, content, name)
+    with pytest.raises(TableError) as caught:
+        read_table(path)
+    assert str(caught.value) == f"{path}: {said}"
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("kept", [0.99, 0.5, 0.1])
+def test_a_truncated_parquet_file_is_refused(tmp_path: Path, kept: float):
+    content = parquet(tmp_path, pl.DataFrame({"a": range(5000)}))
+    path = written(tmp_path, content[: int(len(content) * kept)], "cut.parquet")
+    with pytest.raises(TableError, match="not a whole parquet file"):
+        read_table(path)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path):
+    (tmp_path / "folder.parquet").mkdir()
+    for path in (tmp_path / "none.csv", tmp_path / "folder.parquet"):
+        with pytest.raises(TableError, match=f"^{path}: cannot be read"):
+            read_table(path)
