@@ -148,7 +148,9 @@ def run_in_process(
     # Flower stamps every message with the identity of the process that it runs in.
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, SERVER_NODE, 0
     grid = InProcessGrid(apps.client, contexts, on_exchange=on_exchange)
-    context = Context(run_id=RUN_ID, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config=dict(run_config))
+    context = Context(
+        run_id=RUN_ID, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config=dict(run_config)
+    )
     apps.server(grid, context)
     return Outcome(
         model=model_from_record(RecordDict({"arrays": context.state[MODEL]})),

@@ -96,7 +96,7 @@ def _tiles(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "Best profit", f"{1000 * arm['metrics']['profit_best']:,.0f}", "per 1,000 customers, in hindsight"
     yield "Predicted / observed", f"{after['calibration_ratio']:.3f}", "after private recalibration"
     rows = words.count(sum(party["rows"] for party in results["parties"]))
-    yield "Parties", words.count(len(results["parties"])), f"{rows} customers"
+    yield "Parties", words.count(len(results["parties"])), f"{rows} rows"
 
 
 def _parties(parties: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -130,9 +130,9 @@ def draw_decomposition(steps: Sequence[dict[str, Any]], *, metric: str) -> Plot:
         + " ".join(f"{name}: {percent(loss / 100, 2)}." for name, loss in zip(names, losses, strict=True)),
         svg=svg,
         keys=(),
-        columns=("Step", "From", "To", "Loss", "What changes"),
+        columns=("Step", "Loss", "From", "To", "What changes"),
         rows=tuple(
-            (name, arm_name(step["from"]), arm_name(step["to"]), percent(step["loss"], 2), step["words"])
+            (name, percent(step["loss"], 2), arm_name(step["from"]), arm_name(step["to"]), step["words"])
             for name, step in zip(names, steps, strict=True)
         ),
     )
@@ -176,7 +176,10 @@ def draw_profit(curves: dict[str, Any]) -> Plot:
 
 def draw_calibration(curves: dict[str, Any]) -> Plot:
     """Draw response rate against mean prediction, before and after private recalibration."""
-    styles = {"before": ("orange", "dashed", "Before recalibration"), "after": ("accent", "solid", "After")}
+    styles = {
+        "before": ("orange", "dashed", "Before recalibration"),
+        "after": ("accent", "solid", "After recalibration"),
+    }
     shown = [(curves[when], *style) for when, style in styles.items() if when in curves]
     highest = max((max(*curve["predicted"], *curve["observed"]) for curve, *_ in shown), default=1.0)
     with _figure("calibration") as (axes, drawn):
@@ -250,7 +253,7 @@ def _key(name: str, colour: str, dash: str) -> Key:
 
 def _label(axes: Axes, at: int, name: str, value: str) -> None:
     across = axes.get_yaxis_transform()
-    axes.text(0, at - 0.28, name, transform=across, ha="left", va="bottom")
+    axes.text(0.012, at - 0.28, name, transform=across, ha="left", va="bottom")
     axes.text(1, at - 0.28, value, transform=across, ha="right", va="bottom", color=_MUTED)
 
 
@@ -289,5 +292,9 @@ def _svg(figure: Figure) -> str:
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     svg = re.sub(r"#0([1-8])(?:0\1){2}\b", lambda found: f"var(--{_COLOURS[found.group()]})", svg)
-    svg = re.sub(r"(\d+\.\d\d)\d+", r"\1", svg)
+    svg = re.sub(r' (d|x|y|transform)="[^"]*"', _with_short_numbers, svg)
     return re.sub(r"\s*\n\s*", " ", svg).strip()
+
+
+def _with_short_numbers(attribute: re.Match[str]) -> str:
+    return re.sub(r"(\.\d\d)\d+", r"\1", attribute.group())

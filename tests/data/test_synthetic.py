@@ -73,9 +73,14 @@ def test_the_rates_are_those_of_a_campaign(market: Market):
 
 def test_companies_differ_in_size_and_in_their_customers(market: Market):
     sizes = np.unique(market.party, return_counts=True)[1]
-    ages = market.table.with_columns(party=market.party).group_by("party").agg(pl.col("age").mean())["age"]
+    capital = (pl.col("region") == "capital").alias("capital")
+    columns = ["age", "frequency", "average_spend"]
+    means = (
+        market.table.with_columns(capital).group_by(pl.Series("party", market.party)).agg(pl.mean(*columns, "capital"))
+    )
     assert sizes.max() > 3 * sizes.min()
-    assert float(ages.max() - ages.min()) > 5.0
+    for column, ratio in {"age": 1.1, "frequency": 1.25, "average_spend": 1.25, "capital": 1.25}.items():
+        assert float(means[column].max()) > ratio * float(means[column].min()), column
 
 
 def test_company_names_go_on_beyond_the_list():

@@ -64,6 +64,12 @@ def test_small_tables_with_ties_agree_with_scikit_learn(table):
     assert values["log_loss"] == pytest.approx(reference.log_loss(labels, probabilities, labels=[0, 1]), abs=1e-9)
 
 
+def test_the_kolmogorov_smirnov_distance_has_no_direction():
+    labels, probabilities = market()
+    there = propensity_metrics(labels, probabilities, **MONEY)["ks"]
+    assert propensity_metrics(labels, 1 - probabilities, **MONEY)["ks"] == pytest.approx(there)
+
+
 def test_auc_uses_mid_ranks():
     labels, probabilities = market(decimals=1)
     ranks = stats.rankdata(probabilities, method="average")

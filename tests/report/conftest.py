@@ -7,6 +7,7 @@ import pytest
 
 from fedmarket.evaluation import curves
 from fedmarket.evaluation.metrics import propensity_metrics
+from fedmarket.report.page import render
 
 MONEY = {"contact_cost": 5.0, "response_margin": 60.0}
 SIGNALS = {
@@ -47,6 +48,11 @@ STEPS = (
 @pytest.fixture
 def results(_results):
     return copy.deepcopy(_results)
+
+
+@pytest.fixture(scope="session")
+def page_as_is(_results):
+    return render(_results)
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +104,7 @@ def example_results():
             name: {
                 "epsilon": 0.99973,
                 "delta": 1e-05,
-                "accountants": {"pld": 0.99973, "prv": 1.00412},
+                "accountants": {"pld": 0.99973, "prv": 0.99978},
                 "sampling": "full batch",
                 "sample_rate": 1.0,
             }

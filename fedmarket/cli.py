@@ -1,0 +1,199 @@
+"""The command line: words in, library calls, words out. Heavy libraries load only when a command needs them."""
+
+import sys
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from fedmarket.errors import ContractViolation, FedmarketError
+
+if TYPE_CHECKING:
+    from fedmarket.config import ExperimentConfig
+    from fedmarket.contract.check import Profile
+    from fedmarket.simulation.seed import OnProgress
+
+app = typer.Typer(
+    help="Train propensity models together, keep customers' rows at home, and know what privacy cost.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="rich",
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def main() -> None:
+    """Run the command line; a foreseen error is one line on stderr and its exit code, never a traceback."""
+    try:
+        app()
+    except FedmarketError as error:
+        err.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing was written")
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        from fedmarket import __version__
+
+        out.print(__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        out.print(context.get_help())
+
+
+@app.command()
+def simulate(
+    config: Annotated[Path, typer.Argument(help="The experiment, one complete TOML document.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key for this run; repeatable.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the results instead of the configured one.")] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser, where there is one.")] = False,
+) -> None:
+    """Run every arm of an experiment and write its report.
+
+    Trains the model federated with privacy, and every baseline beside it, through the same two Flower apps in this
+    process. Writes [bold]results.json[/], [bold]report.html[/] and [bold]model.safetensors[/].
+
+    [bold]Examples[/]
+
+      fedmarket simulate experiments/demo/config.toml
+
+      fedmarket simulate experiments/bank-marketing/config.toml --set privacy.epsilon=8 --output runs/bank-8
+    """
+    from fedmarket.config import load_config
+    from fedmarket.report.summary import print_summary
+    from fedmarket.simulation.run import simulate as run
+
+    changes = [*(set_ or ()), *([f"output={str(output.resolve())!r}"] if output else ())]
+    with _progress(load_config(config, changes=tuple(changes))) as on_progress:
+        simulation = run(config, changes=tuple(changes), on_progress=on_progress)
+    print_summary(simulation.results, out)
+    for name in ("report.html", "results.json", "model.safetensors"):
+        out.print(f"  {_shown(simulation.folder / name)}", soft_wrap=True)
+    if open_:
+        _open(simulation.folder / "report.html")
+
+
+@app.command()
+def check(
+    contract: Annotated[Path, typer.Option(help="The contract, a TOML document.")],
+    data: Annotated[Path, typer.Option(help="Your table: csv (also .gz) or parquet.")],
+) -> None:
+    """Hold your own table against a contract; it stays on this machine.
+
+    Lists every broken rule with counts and column names, never a value, and exits with 1; a table that keeps the
+    contract gets a short profile of counts.
+
+    [bold]Example[/]
+
+      fedmarket check --contract experiments/bank-marketing/contract.toml --data customers.csv
+    """
+    from fedmarket.contract.check import check_table
+    from fedmarket.contract.schema import load_contract
+    from fedmarket.data.tables import read_table
+
+    agreed = load_contract(contract)
+    try:
+        profile = check_table(read_table(data), agreed, source=str(data))
+    except ContractViolation as violation:
+        err.print(f"[bold red]{_escaped(str(data))} breaks {len(violation.broken)} rule(s) of {agreed.name}:[/]")
+        for rule in violation.broken:
+            err.print(f"  {_escaped(rule)}", soft_wrap=True)
+        raise typer.Exit(1) from None
+    _print_profile(profile, title=f"{data} keeps contract {agreed.name} ({agreed.hash[:12]})")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Option(help="A model.safetensors that fedmarket wrote.")],
+    contract: Annotated[Path, typer.Option(help="The contract under which it was trained.")],
+    data: Annotated[Path, typer.Option(help="Your table; it needs no label column.")],
+    output: Annotated[Path, typer.Option(help="Where the scores go: .csv or .parquet.")],
+) -> None:
+    """Score your own customers with a released model; no row leaves this machine.
+
+    Writes your row number (or customer column) with [bold]response_probability[/].
+
+    [bold]Example[/]
+
+      fedmarket predict --model runs/demo/model.safetensors --contract experiments/demo/contract.toml
+      --data customers.csv --output scores.csv
+    """
+    from fedmarket.contract.schema import load_contract
+    from fedmarket.models.scoring import score_file
+
+    rows = score_file(model, contract=load_contract(contract), data=data, output=output)
+    out.print(f"{rows} customers scored: {_shown(output)}", soft_wrap=True)
+
+
+@contextmanager
+def _progress(config: "ExperimentConfig") -> "Iterator[OnProgress]":
+    """Give a callback that shows a bar for each seed on a terminal, and a line for each finished one elsewhere."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    if not err.is_terminal:
+        yield _progress_lines()
+        return
+    columns = (TextColumn("seed {task.fields[seed]}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.description}"), console=err, transient=True) as progress:
+        bars = {seed: progress.add_task("waiting", total=1.0, seed=seed) for seed in config.seeds}
+        yield lambda seed, doing, share: progress.update(bars[seed], description=doing, completed=share)
+
+
+def _progress_lines() -> "OnProgress":
+    said: dict[int, int] = {}
+
+    def tell(seed: int, doing: str, share: float) -> None:
+        quarter = int(share * 4)
+        if said.get(seed, -1) < quarter:
+            said[seed] = quarter
+            err.print(f"seed {seed}: {share:4.0%} {doing}")
+
+    return tell
+
+
+def _print_profile(profile: "Profile", *, title: str) -> None:
+    from rich.table import Table
+
+    table = Table("column", "missing", "other", title=_escaped(title), title_justify="left", box=None)
+    for column in profile.columns:
+        table.add_row(_escaped(column.name), str(column.missing), str(column.other))
+    out.print(table)
+    out.print(f"{profile.rows} rows, {profile.positives} positive")
+    if profile.ignored:
+        out.print(f"not in the contract and not read: {_escaped(', '.join(profile.ignored))}", soft_wrap=True)
+
+
+def _shown(path: Path) -> str:
+    """Return ``path`` relative to the working folder where it lies below it."""
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _open(page: Path) -> None:
+    try:
+        webbrowser.get()
+    except webbrowser.Error:
+        out.print("no browser here; open the report by hand")
+    else:
+        webbrowser.open(page.resolve().as_uri())
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

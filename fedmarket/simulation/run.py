@@ -1,0 +1,102 @@
+"""``simulate``: seeds in parallel processes, results as JSON, report and model, each appearing whole."""
+
+import json
+import multiprocessing
+import queue
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedmarket.config import ExperimentConfig, load_config
+from fedmarket.contract.schema import load_contract
+from fedmarket.experiment.arms import arm_named, terms_of
+from fedmarket.experiment.market import MarketKey, open_market
+from fedmarket.files import write_text
+from fedmarket.models.released import save_model
+from fedmarket.report.page import write_report
+from fedmarket.simulation.results import results_of
+from fedmarket.simulation.seed import JOINT, OnProgress, SeedResult, run_seed
+
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulation:
+    """A finished experiment: the results document and where its files are."""
+
+    results: dict[str, Any]
+    folder: Path
+
+
+def simulate(
+    config_path: Path, *, changes: tuple[str, ...] = (), on_progress: OnProgress = lambda _seed, _doing, _share: None
+) -> Simulation:
+    """Run the experiment at ``config_path`` and write ``results.json``, ``report.html`` and ``model.safetensors``.
+
+    Everything that can be wrong with configuration, contract, data and privacy plan is found before the first round.
+
+    Raises:
+        FedmarketError: what was wrong, by file, key or column.
+    """
+    start = time.perf_counter()
+    config = load_config(config_path, changes=changes)
+    contract = load_contract(Path(config.data.contract))
+    terms_of(arm_named(JOINT), config, contract, seed=config.seeds[0])
+    key = MarketKey(config=config_path, changes=changes, seed=config.seeds[0])
+    source = open_market(key).population.source
+    seeds = _seeds(config, key, on_progress)
+    for seed in config.seeds:
+        on_progress(seed, "evaluating", 1.0)
+    results = results_of(config, contract, seeds, source=source, seconds=time.perf_counter() - start)
+    folder = Path(config.output)
+    save_model(folder / "model.safetensors", seeds[0].model, model=config.model, contract=contract)
+    write_text(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_report(results, folder / "report.html")
+    return Simulation(results=results, folder=folder)
+
+
+def _seeds(config: ExperimentConfig, key: MarketKey, on_progress: OnProgress) -> list[SeedResult]:
+    keys = [replace(key, seed=seed) for seed in config.seeds]
+    if min(config.workers, len(keys)) == 1:
+        return [run_seed(one, on_progress) for one in keys]
+    # Spawned, not forked: torch's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        said = manager.Queue()
+        with ProcessPoolExecutor(min(config.workers, len(keys)), mp_context=context) as pool:
+            futures = [pool.submit(run_seed, one, _Teller(said)) for one in keys]
+            try:
+                for news in _until_done(futures, said):
+                    on_progress(*news)
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Teller:
+    """Sends progress from a worker to the process that shows it."""
+
+    said: Any
+
+    def __call__(self, seed: int, doing: str, share: float) -> None:
+        self.said.put((seed, doing, share))
+
+
+def _until_done(futures: list[Future[SeedResult]], said: Any) -> Iterator[tuple[int, str, float]]:
+    """Yield progress until all futures are done or one has failed; the failure is raised by its result."""
+    while True:
+        done, waiting = wait(futures, timeout=POLL_SECONDS)
+        while True:
+            try:
+                yield said.get_nowait()
+            except queue.Empty:
+                break
+        for future in done:
+            future.result()
+        if not waiting:
+            return

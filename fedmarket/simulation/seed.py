@@ -1,0 +1,168 @@
+"""All arms of one seed: trained through Flower's apps in this process, scored on the common test rows."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedmarket.arrays import FeatureArray, FloatArray, RowNumbers
+from fedmarket.contract.layout import layout_of
+from fedmarket.data.encode import encode
+from fedmarket.experiment.arms import ARMS, Arm, terms_of
+from fedmarket.experiment.market import Market, MarketKey, declared_rows, open_market
+from fedmarket.federation.messages import Rejection
+from fedmarket.federation.party import PartyState
+from fedmarket.flower.inprocess import Apps, Outcome, RunConfig, load_apps, run_in_process
+from fedmarket.models.released import ModelState, predict
+from fedmarket.training.baselines import boosted_probabilities
+
+JOINT = "federated_dp"
+"""The arm that is released."""
+
+BOOSTED = "gradient boosting"
+
+OnProgress = Callable[[int, str, float], None]
+"""Told the seed, what is being done, and which share of the seed's work is behind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedResult:
+    """What one seed found. Rows are the common test rows, parties' one after the other.
+
+    Attributes:
+        labels: (m,) what happened.
+        owners: (m,) each test row's party, as a place in ``names``.
+        scores: (m,) probabilities of each pooled and federated arm, and of the boosted trees.
+        raw: (m,) probabilities of the released model before its recalibration.
+        alone: for each local arm, (parties, m) probabilities by each party's own model.
+        truth: (m,) true probabilities, where they are known.
+        states: what each party of the released model spent.
+    """
+
+    seed: int
+    names: tuple[str, ...]
+    labels: FeatureArray = field(repr=False)
+    owners: RowNumbers = field(repr=False)
+    scores: dict[str, FloatArray] = field(repr=False)
+    raw: FloatArray = field(repr=False)
+    alone: dict[str, FloatArray] = field(repr=False)
+    truth: FloatArray | None = field(repr=False)
+    train_rows: tuple[int, ...]
+    train_positives: tuple[int, ...]
+    declared: tuple[int, ...]
+    states: dict[str, PartyState]
+    model: ModelState = field(repr=False)
+    rejections: tuple[Rejection, ...]
+    messages: int
+    bytes_up: int
+    seconds: dict[str, float]
+
+
+def run_seed(key: MarketKey, on_progress: OnProgress = lambda _seed, _doing, _share: None) -> SeedResult:
+    """Return what every arm of the experiment finds for one seed.
+
+    Raises:
+        FedmarketError: what configuration, contract, data or federation got wrong.
+    """
+    on_progress(key.seed, "reading", 0.0)
+    market = open_market(key)
+    runs = _Runs(key=key, market=market, apps=load_apps(key.config.resolve().parent), on_progress=on_progress)
+    scores: dict[str, FloatArray] = {}
+    alone: dict[str, FloatArray] = {}
+    for arm in ARMS:
+        if arm.holders == "alone":
+            alone[arm.name] = np.stack([runs.scores(runs.run(arm, alone=name)) for name in market.names])
+            continue
+        outcome = runs.run(arm)
+        scores[arm.name] = runs.scores(outcome)
+        if arm.name == JOINT:
+            released = outcome
+    scores[BOOSTED] = runs.boosted()
+    return _result(market, runs, scores=scores, alone=alone, released=released)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Runs:
+    """Runs of one seed, with their progress and their seconds."""
+
+    key: MarketKey
+    market: Market
+    apps: Apps
+    on_progress: OnProgress
+    seconds: dict[str, float] = field(default_factory=dict)
+    _done: int = 0
+    _planned: int = 0
+
+    def __post_init__(self) -> None:
+        for arm in ARMS:
+            runs = len(self.market.names) if arm.holders == "alone" else 1
+            terms = terms_of(arm, self.market.config, self.market.contract, seed=self.key.seed)
+            self._planned += runs * (terms.rounds + 1)
+
+    def run(self, arm: Arm, *, alone: str = "") -> Outcome:
+        def exchanged(_: str) -> None:
+            self._done += 1
+            if self._done % 10 == 0:
+                self.on_progress(self.key.seed, arm.name, self._done / self._planned)
+
+        holders = self.market.holders(arm, alone=alone)
+        run_config: RunConfig = {
+            "config": str(self.key.config.resolve()),
+            "changes": "\n".join(self.key.changes),
+            "arm": arm.name,
+            "seed": self.key.seed,
+            "alone": alone,
+            "parties": len(holders),
+            "output": "",
+        }
+        with self._timed(arm.name):
+            return run_in_process(self.apps, run_config, nodes=len(holders), on_exchange=exchanged)
+
+    def scores(self, outcome: Outcome, *, calibrated: bool = True) -> FloatArray:
+        test = self.market.features[self.market.test_rows]
+        return predict(self.market.config.model, outcome.model, test, calibrated=calibrated)
+
+    def boosted(self) -> FloatArray:
+        market = self.market
+        layout = layout_of(market.contract, binning=False)
+        features = encode(market.population.table, market.contract, layout).features
+        train = np.concatenate([market.deal.train[name] for name in market.names])
+        with self._timed(BOOSTED):
+            return boosted_probabilities(
+                features[train], market.population.labels[train], features[market.test_rows], seed=self.key.seed
+            )
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def _result(
+    market: Market, runs: _Runs, *, scores: dict[str, FloatArray], alone: dict[str, FloatArray], released: Outcome
+) -> SeedResult:
+    names, rows, labels = market.names, market.test_rows, market.population.labels
+    truth = market.population.truth
+    train = [market.deal.train[name] for name in names]
+    return SeedResult(
+        seed=market.seed,
+        names=names,
+        labels=labels[rows],
+        owners=np.repeat(np.arange(len(names)), [len(market.deal.test[name]) for name in names]),
+        scores=scores,
+        raw=runs.scores(released, calibrated=False),
+        alone=alone,
+        truth=None if truth is None else truth[rows],
+        train_rows=tuple(len(members) for members in train),
+        train_positives=tuple(int(labels[members].sum()) for members in train),
+        declared=tuple(declared_rows(len(members)) for members in train),
+        states=dict(zip(names, released.states, strict=True)),
+        model=released.model,
+        rejections=released.rejections,
+        messages=released.messages,
+        bytes_up=released.largest_bytes_up,
+        seconds=runs.seconds,
+    )

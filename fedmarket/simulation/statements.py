@@ -1,0 +1,29 @@
+"""What every result says about itself beside its numbers: mechanisms in words, assumptions, what is not protected."""
+
+MECHANISM_WORDS = {
+    "centre": "noisy sum of the encoded rows, to centre features",
+    "update": "noisy sum of clipped gradients",
+    "calibrate": "noisy sums for the recalibration of probabilities",
+}
+
+HYPERPARAMETERS = (
+    "Rounds, clip norm, step size and shares are the experiment's public values; choosing them on private rows would "
+    "spend privacy that is not accounted here."
+)
+
+ASSUMPTIONS = (
+    "Each customer has one row at each party; a customer held by several parties spends the sum of their epsilons.",
+    "Noise and sampling coins come from ChaCha20 under a key of the operating system, which stays secret.",
+    "Party names, declared sizes (two significant digits), contract and configuration are public.",
+    "Noise is a normal in double precision, rounded to a public grid; accounting treats it as a continuous normal.",
+)
+
+NOT_PROTECTED = (
+    "That a company takes part, and about how many customers it has.",
+    "What is true of customers in general: a good model reveals it, whether or not you are in the data.",
+    "The model against a party that sends well-formed but poisoned updates.",
+    "Each party's noisy update from the server: with secagg = ideal it is summed in the open, and protected by that "
+    "party's own noise alone.",
+    "This report: its test metrics and row counts are computed without noise, by a researcher who holds the test rows.",
+    "Timing, and a machine that leaks its memory.",
+)

@@ -1,0 +1,209 @@
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from fedmarket.errors import DataError
+from fedmarket.report import words
+from fedmarket.report.page import render, write_report
+
+VOID = {"meta", "br", "link", "img", "input", "hr", "source"}
+LOADING = {"src", "srcset", "data", "poster", "background", "action", "formaction", "ping", "cite", "manifest"}
+
+
+class Page(HTMLParser):
+    """Collects text, open tags and everything that would make a browser fetch or run something."""
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=True)
+        self.open, self.problems, self.text, self.tags = [], [], [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.note(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.note(tag, attrs)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.problems.append(f"</{tag}> closes nothing")
+        if tag in {"td", "th", "dt", "dd"}:
+            self.text.append(" ")
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.text.append(data)
+
+    def note(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        for name, value in attrs:
+            loads = name in LOADING or name.startswith("on")
+            if (
+                loads
+                or (name.endswith("href") and not str(value).startswith("#"))
+                or "url(" in re.sub(r"url\(#\w+\)", "", str(value))
+            ):
+                self.problems.append(f"{tag} {name}={value}")
+        if tag in {"script", "iframe", "object", "embed", "base", "link", "img", "form"}:
+            self.problems.append(tag)
+
+    @property
+    def words(self):
+        return " ".join("".join(self.text).replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+def test_the_page_is_well_formed_and_loads_nothing(page_as_is):
+    page = Page(page_as_is)
+    assert page.problems == []
+    assert page.open == []
+    assert "<script" not in page_as_is.lower()
+    assert not re.search(r"https?://|@import|javascript:", page_as_is)
+    assert "default-src 'none'" in page_as_is
+
+
+def test_the_checks_above_find_what_they_forbid():
+    bad = Page('<p><b>x</p><img src="https://x.org/a.png"><a href="http://x">y</a><i onclick="z"></i>')
+    assert len(bad.problems) >= 4
+
+
+def test_the_page_is_small(page_as_is):
+    assert len(page_as_is.encode()) < 300_000
+
+
+def test_every_number_of_the_headline_is_on_the_page(results, page_as_is):
+    said = words.headline(results)
+    assert len(re.findall(r"\d+(?:\.\d+)?", said)) >= 5
+    assert said in Page(page_as_is).words
+
+
+def test_all_tables_show_the_numbers_of_the_results(results, page_as_is):
+    shown = Page(page_as_is).words
+    for arm in results["arms"].values():
+        assert f"{arm['mean']:.4f}" in shown
+        assert f"{arm['interval'][0]:.4f} to {arm['interval'][1]:.4f}" in shown
+        assert f"{arm['metrics']['average_precision']:.4f}" in shown
+    for party in results["parties"]:
+        assert party["name"] in shown
+        assert f"{party['gain']:+.4f}" in shown
+    for step in results["decomposition"]:
+        assert step["words"] in shown
+    for line in results["not_protected"] + results["assumptions"]:
+        assert line in shown
+    assert "data.source.partition.column job" in shown
+    assert "No message was rejected." in shown
+
+
+def test_drawings_keep_every_digit_of_their_labels(results, page_as_is):
+    drawings = "".join(re.findall(r'<div class="drawing".*?</div>', page_as_is, flags=re.DOTALL))
+    for arm in results["arms"].values():
+        assert f">{arm['mean']:.4f}</text>" in drawings
+
+
+def test_each_plot_has_words_and_numbers(page_as_is):
+    page = Page(page_as_is)
+    drawings = [attrs for tag, attrs in page.tags if tag == "div" and attrs.get("class") == "drawing"]
+    assert len(drawings) == 6
+    assert all(attrs["role"] == "img" and len(attrs["aria-label"]) > 60 for attrs in drawings)
+    assert sum(tag == "figure" for tag, _ in page.tags) == sum(tag == "figcaption" for tag, _ in page.tags) == 6
+    assert page.words.count("Numbers") >= 6
+
+
+def test_names_in_plots_refer_to_one_element_only(page_as_is):
+    identities = re.findall(r'\bid="([^"]+)"', page_as_is)
+    assert len(identities) == len(set(identities))
+    assert set(re.findall(r'(?:href="|url\()#([^")]+)', page_as_is)) <= set(identities)
+
+
+def test_colours_of_plots_come_from_the_page(page_as_is):
+    drawings = re.findall(r'<div class="drawing".*?</div>', page_as_is, flags=re.DOTALL)
+    assert drawings
+    assert not any(re.search(r"#[0-9a-f]{6}\b", drawing) for drawing in drawings)
+    used = set(re.findall(r"var\(--([\w-]+)\)", page_as_is))
+    assert used <= set(re.findall(r"--([\w-]+):", page_as_is))
+    assert "prefers-color-scheme: dark" in page_as_is
+
+
+def test_a_hostile_or_foreign_name_is_shown_as_text(results):
+    hostile = "<script>alert('x')</script><b onclick=x>\"& Co"
+    results["parties"][0]["name"] = hostile
+    results["parties"][1]["name"] = "招商银行"
+    results["privacy"][hostile] = results["privacy"].pop("admin.")
+    results["federation"]["rejections"] = [{"round": 3, "party": hostile, "reason": "expected 3, got <i>4</i>"}]
+    results["decomposition"][0]["words"] = "</svg><script>1</script>"
+    results["arms"]["pooled"]["description"] = "<img src=x onerror=y>"
+    results["arms"]["<b>新</b> $x$"] = results["arms"]["pooled"]
+    results["configuration"]["<u>"] = "<u>"
+    results["name"] = "<title>"
+    html = render(results)
+    page = Page(html)
+    assert page.problems == []
+    assert page.open == []
+    assert "<script" not in html
+    assert page.words.count(hostile) == 3
+    assert "招商银行" in page.words
+    assert "1 message was rejected:" in page.words
+
+
+def test_seeded_noise_gets_a_banner(results, page_as_is):
+    assert words.SEEDED_BANNER not in page_as_is
+    results["plan"]["generator"] = "seeded-for-tests"
+    html = render(results)
+    assert 'class="banner"' in html
+    assert words.SEEDED_BANNER in Page(html).words
+
+
+def test_parties_with_one_class_and_missing_curves_are_tolerated(results):
+    results["parties"][0].update(auc_alone=None, auc_alone_dp=None, auc_joint_dp=None, gain=None)
+    results["curves"] = {"roc": {"pooled": results["curves"]["roc"]["pooled"]}, "gains": {}}
+    page = Page(render(results))
+    assert page.problems == []
+    assert sum(tag == "figure" for tag, _ in page.tags) == 3
+    for party in results["parties"]:
+        party.update(auc_alone=None, auc_alone_dp=None, auc_joint_dp=None, gain=None)
+    assert "at 0 of 0 parties" in Page(render(results)).words
+
+
+def test_an_infinite_epsilon_is_not_hidden(results):
+    results["privacy"]["student"]["epsilon"] = math.inf
+    assert "epsilon at most infinite per customer" in Page(render(results)).words
+
+
+def test_the_page_survives_a_round_trip_through_json_and_is_reproducible(results, page_as_is):
+    assert render(json.loads(json.dumps(results))) == page_as_is
+
+
+def test_the_file_appears_whole(results, tmp_path, page_as_is):
+    write_report(results, tmp_path / "runs" / "report.html")
+    assert (tmp_path / "runs" / "report.html").read_text(encoding="utf-8") == page_as_is
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize("key", ["loss", "curves", "parties", "federation", "versions"])
+def test_results_without_a_key_are_refused_in_one_line(results, tmp_path, key):
+    del results[key]
+    with pytest.raises(DataError, match=key) as refused:
+        write_report(results, tmp_path / "report.html")
+    assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("document", [{}, {"format": "fedmarket-results/2"}, {"format": None}])
+def test_another_format_is_refused(document):
+    with pytest.raises(DataError, match="expected format 'fedmarket-results/1'"):
+        render(document)
+
+
+def test_neither_torch_nor_flower_is_needed():
+    code = (
+        "import sys, fedmarket.report.page, fedmarket.report.summary, fedmarket.evaluation.comparison, "
+        "fedmarket.evaluation.curves; sys.exit(bool({'torch', 'flwr', 'sklearn'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

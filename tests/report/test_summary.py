@@ -1,0 +1,50 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from fedmarket.report import words
+from fedmarket.report.summary import print_summary
+
+
+def printed(results, *, width=100):
+    out = io.StringIO()
+    print_summary(results, Console(file=out, width=width))
+    return out.getvalue()
+
+
+def line_of(text, start):
+    return next(line for line in text.splitlines() if line.startswith(start))
+
+
+def test_every_arm_has_its_mean_interval_and_loss(results):
+    shown = printed(results)
+    for arm, value in results["arms"].items():
+        line = line_of(shown, f"{words.arm_name(arm)}  ")
+        assert f"{value['mean']:.4f}" in line
+        assert f"{value['interval'][0]:.4f} to {value['interval'][1]:.4f}" in line
+    loss = results["loss"]["pooled"]["mean"]
+    assert line_of(shown, "Federated with privacy").rstrip().endswith(f"{100 * loss:.2f} %")
+
+
+def test_every_party_has_its_epsilon(results):
+    results["privacy"]["student"]["epsilon"] = 0.501
+    shown = " ".join(printed(results).split())
+    assert "epsilon at delta 1e-05: admin. 1.00," in shown
+    assert "student 0.51," in shown
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_no_line_is_wider_than_the_terminal(results, width):
+    assert max(len(line) for line in printed(results, width=width).splitlines()) <= width
+
+
+def test_seeded_noise_is_said_first(results):
+    assert words.SEEDED_BANNER not in printed(results)
+    results["plan"]["generator"] = "seeded-for-tests"
+    assert printed(results).startswith(words.SEEDED_BANNER)
+
+
+def test_markup_in_a_name_is_not_obeyed(results):
+    results["privacy"]["[bold]x[/bold] [/nope]"] = results["privacy"].pop("student")
+    assert "[bold]x[/bold] [/nope] 1.00" in " ".join(printed(results).split())
