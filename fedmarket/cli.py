@@ -134,7 +134,7 @@ def predict(
       --data customers.csv --output scores.csv
     """
     from fedmarket.contract.schema import load_contract
-    from fedmarket.models.scoring import score_file
+    from fedmarket.scoring import score_file
 
     rows = score_file(model, contract=load_contract(contract), data=data, output=output)
     out.print(f"{rows} customers scored: {_shown(output)}", soft_wrap=True)

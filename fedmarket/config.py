@@ -98,7 +98,8 @@ class Schedule(_Section):
     """How the model is moved: ``rounds`` exchanges of ``local_steps`` steps each.
 
     With one local step a round exchanges one (noisy) gradient sum and the server takes a momentum step, which is
-    the best use of privacy; more local steps are for slow links. The released model is the mean of the iterates
+    the best use of privacy; more local steps are for slow links. ``weight_decay`` shrinks parameters at the server,
+    which filters noise out of directions that few customers speak for. The released model is the mean of the iterates
     after the first ``average_after`` share of the rounds (Polyak and Juditsky 1992).
     """
 
@@ -107,6 +108,7 @@ class Schedule(_Section):
     local_learning_rate: Positive
     learning_rate: Positive
     momentum: Annotated[Number, Field(ge=0, lt=1)]
+    weight_decay: Annotated[Number, Field(ge=0, lt=1)]
     average_after: Annotated[Number, Field(ge=0, lt=1)]
 
 

@@ -135,7 +135,7 @@ class Coordinator:
     def _step(self, gradient: FloatArray) -> None:
         schedule = self.terms.schedule
         self._optimizer = self._optimizer.step(
-            gradient,
+            gradient + schedule.weight_decay * self._optimizer.parameters,
             learning_rate=schedule.learning_rate,
             momentum=schedule.momentum,
             average=self._round > schedule.average_after * schedule.rounds,

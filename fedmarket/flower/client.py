@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import lru_cache, wraps
 from pathlib import Path
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedmarket.errors import ConfigError, FedmarketError
 from fedmarket.experiment.arms import arm_named
@@ -15,10 +15,9 @@ from fedmarket.flower.codec import (
     invitation_from_records,
     refusal_to_records,
     request_from_records,
-    state_from_record,
-    state_to_record,
     update_to_records,
 )
+from fedmarket.privacy.budget import Spending
 
 STATE = "fedmarket"
 
@@ -71,6 +70,25 @@ def party_of(context: Context) -> Party:
         return _simulated_party(market, str(run["arm"]), str(run["alone"]), partition)
     except KeyError as error:
         raise ConfigError(f"run or node configuration: {error.args[0]} is missing") from None
+
+
+def state_to_record(state: PartyState) -> ConfigRecord:
+    """Return the record in which Flower keeps ``state`` at the party between messages."""
+    spending = state.spending
+    return ConfigRecord(
+        {
+            "last_round": state.last_round,
+            "centre": spending.centre,
+            "update": spending.update,
+            "calibrate": spending.calibrate,
+        }
+    )
+
+
+def state_from_record(record: ConfigRecord) -> PartyState:
+    """Return the state kept in ``record``."""
+    counts = {name: int(str(record[name])) for name in ("last_round", "centre", "update", "calibrate")}
+    return PartyState(last_round=counts.pop("last_round"), spending=Spending(**counts))
 
 
 @lru_cache(maxsize=32)

@@ -11,9 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from fedmarket.arrays import AnyArray
 from fedmarket.errors import BadMessage
 from fedmarket.federation.messages import Acceptance, Invitation, Request, Update
-from fedmarket.federation.party import PartyState
 from fedmarket.models.released import ModelState
-from fedmarket.privacy.budget import Spending
 
 Scalar = TypeVar("Scalar", str, int)
 
@@ -115,25 +113,6 @@ def model_to_record(model: ModelState) -> ArrayRecord:
 def model_from_record(records: RecordDict) -> ModelState:
     """Return the model in ``records``, or raise BadMessage."""
     return ModelState(**{name: _array(records, name) for name in MODEL_ARRAYS})
-
-
-def state_to_record(state: PartyState) -> ConfigRecord:
-    """Return the record in which Flower keeps ``state`` at the party between messages."""
-    spending = state.spending
-    return ConfigRecord(
-        {
-            "last_round": state.last_round,
-            "centre": spending.centre,
-            "update": spending.update,
-            "calibrate": spending.calibrate,
-        }
-    )
-
-
-def state_from_record(record: ConfigRecord) -> PartyState:
-    """Return the state kept in ``record``."""
-    counts = {name: int(str(record[name])) for name in ("last_round", "centre", "update", "calibrate")}
-    return PartyState(last_round=counts.pop("last_round"), spending=Spending(**counts))
 
 
 def _scalar(records: RecordDict, name: str, kind: type[Scalar]) -> Scalar:

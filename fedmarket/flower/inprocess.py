@@ -22,8 +22,8 @@ from fedmarket.errors import ConfigError
 from fedmarket.federation.messages import Rejection
 from fedmarket.federation.party import PartyState
 from fedmarket.files import read_toml
-from fedmarket.flower.client import STATE
-from fedmarket.flower.codec import model_from_record, state_from_record
+from fedmarket.flower.client import STATE, state_from_record
+from fedmarket.flower.codec import model_from_record
 from fedmarket.flower.server import MODEL, OUTCOME
 from fedmarket.models.released import ModelState
 

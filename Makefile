@@ -1,0 +1,51 @@
+# Every target sets up what it needs. `make demo` and `make test` are all that a newcomer has to know.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Flower must neither phone home nor install anything at run time.
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: help demo bank test check format clean
+.DEFAULT_GOAL := help
+
+help: ## Show the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/installed ## Simulate a market of eight companies and open the report
+	$(BIN)/fedmarket simulate experiments/demo/config.toml --open
+
+bank: $(VENV)/installed ## Run the bank-marketing experiment on the real UCI data
+	$(BIN)/fedmarket simulate experiments/bank-marketing/config.toml
+
+test: $(VENV)/installed-dev ## Run the whole test suite
+	$(BIN)/pytest -n 2 --dist loadfile
+
+check: $(VENV)/installed-dev ## Lint, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed-dev ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove environment, caches and runs
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# torch first and by its exact version: another one may bring gigabytes of GPU libraries.
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (about a minute, about 2 GB)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) torch==2.13.0
+	@$(PIP) --editable '.[train,flower]'
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	@echo "installing the tools for tests"
+	@$(PIP) --editable '.[dev]'
+	@touch $@
