@@ -114,8 +114,9 @@ def _missing_rules(cells: pl.Series, column: Column, *, training: bool) -> Itera
     missing = _missing(cells, column)
     if missing and column.required:
         yield f"column {column.name!r}: required, but {missing} values are missing"
-    elif training and missing and missing == cells.len():
-        yield f"column {column.name!r}: all {missing} values are missing"
+    elif training and cells.len() and (empty := words(cells).null_count()) == cells.len():
+        # A column full of missing codes says something ("nobody was contacted before"); an empty one says nothing.
+        yield f"column {column.name!r}: all {empty} values are missing"
 
 
 def _label_rules(table: pl.DataFrame, contract: Contract) -> Iterator[str]:

@@ -69,6 +69,12 @@ class Party:
                 f"party {self.name}: declares {self.declared_rows} rows, "
                 f"expected at most federation.max_party_rows = {self.terms.max_party_rows}"
             )
+        rate = self.terms.plan.mechanism("update").sample_rate
+        if rate * self.declared_rows < 1:
+            raise PlanError(
+                f"party {self.name}: privacy.sample_rate {rate:g} of {self.declared_rows} declared rows "
+                "is less than one row a step"
+            )
 
     def join(self, invitation: Invitation) -> Acceptance:
         """Answer an invitation.
