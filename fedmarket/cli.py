@@ -1,5 +1,6 @@
 """The command line: words in, library calls, words out. Heavy libraries load only when a command needs them."""
 
+import json
 import sys
 import webbrowser
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ def simulate(
     from fedmarket.report.summary import print_summary
     from fedmarket.simulation.run import simulate as run
 
-    changes = [*(set_ or ()), *([f"output={str(output.resolve())!r}"] if output else ())]
+    changes = [*(set_ or ()), *([f"output={json.dumps(str(output.resolve()))}"] if output else ())]
     with _progress(load_config(config, changes=tuple(changes))) as on_progress:
         simulation = run(config, changes=tuple(changes), on_progress=on_progress)
     print_summary(simulation.results, out)

@@ -199,8 +199,8 @@ def load_config(path: Path, *, changes: tuple[str, ...] = ()) -> ExperimentConfi
 
 def _apply(document: dict[str, Any], change: str) -> None:
     key, separator, text = change.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"--set {change}: expected KEY=VALUE, for example privacy.epsilon=8")
+    if not separator or not key or "\n" in change:
+        raise ConfigError(f"--set {' '.join(change.split())}: expected KEY=VALUE, for example privacy.epsilon=8")
     *sections, last = key.split(".")
     here = document
     for section in sections:

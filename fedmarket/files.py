@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from fedmarket.errors import ConfigError
+from fedmarket.errors import ConfigError, UsageError
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -60,21 +60,41 @@ def _problem(detail: Any) -> str:
 def appearing(path: Path) -> Iterator[Path]:
     """Give a temporary file beside ``path`` that becomes ``path`` by rename when the block succeeds.
 
+    Raises:
+        UsageError: if the file cannot be written there.
+
     Guarantees:
         A reader of ``path`` sees the old content or the whole new one, also after a crash.
     """
+    try:
+        with _temporary_beside(path) as temporary:
+            yield temporary
+            temporary.chmod(0o644)
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def need_writable(folder: Path) -> None:
+    """Make ``folder`` where it is missing, and raise a UsageError now if no file can be written there later."""
+    try:
+        with _temporary_beside(folder / "probe"):
+            pass
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror or error})") from None
+
+
+@contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
-    temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o644)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        yield Path(name)
     finally:
-        temporary.unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 
 from fedmarket.data.tables import parse_csv, unzipped
-from fedmarket.errors import ConfigError, TableError
+from fedmarket.errors import ConfigError, TableError, UsageError
 from fedmarket.files import appearing, sha256_of
 
 TIMEOUT_SECONDS = 60.0
@@ -182,5 +182,5 @@ def _keep(public: PublicFile, content: bytes) -> None:
     try:
         with appearing(path) as temporary:
             temporary.write_bytes(content)
-    except OSError as error:
-        _log.warning("%s: cannot be kept (%s)", path, error.strerror)
+    except UsageError as error:
+        _log.warning("the download is not kept: %s", error)

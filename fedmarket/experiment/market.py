@@ -31,9 +31,9 @@ POOL = "all rows in one place"
 """Name of the single party of the pooled arms."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Market:
-    """All rows of an experiment, encoded, and one seed's deal of them."""
+    """All rows of an experiment, encoded, and one seed's deal of them; two are equal if they are the same object."""
 
     config: ExperimentConfig
     contract: Contract
@@ -78,6 +78,21 @@ class Market:
             test_seed=self.seed,
         )
 
+    def check(self, arm: Arm) -> None:
+        """Find now what would keep a party out of ``arm``: during a run it would be rejected and the others go on.
+
+        Raises:
+            UsageError: if configuration or contract do not fit the number and the sizes of the parties.
+            DataError: if a party's rows cannot be used.
+        """
+        parties, most, fewest = len(self.names), self.config.federation.max_parties, self.contract.minimum_parties
+        if parties > most:
+            raise ConfigError(f"federation.max_parties: the data has {parties} parties, got {most}")
+        if parties < fewest:
+            raise ConfigError(f"contract {self.contract.name}: minimum_parties is {fewest}, the data has {parties}")
+        for name in self.names:
+            self.party(arm, name)
+
 
 def declared_rows(rows: int) -> int:
     """Return the public size that a party declares: its rows rounded to two significant digits.
@@ -89,6 +104,12 @@ def declared_rows(rows: int) -> int:
     """
     step = int(10 ** max(int(math.log10(rows)) - 1, 0))
     return max(step, round(rows / step) * step)
+
+
+def forget_markets() -> None:
+    """Read documents and table anew the next time: they may have changed since."""
+    for cached in (_population, _features, open_market):
+        cached.cache_clear()
 
 
 @lru_cache(maxsize=1)

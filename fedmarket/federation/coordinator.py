@@ -6,6 +6,7 @@ of parties the run stops.
 
 import math
 from dataclasses import dataclass, field
+from unicodedata import category
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from fedmarket.federation.messages import Acceptance, Invitation, Rejection, Req
 from fedmarket.federation.terms import Terms
 from fedmarket.models.propensity import initial_vector, load_vector, logits, network_of
 from fedmarket.models.released import UNCALIBRATED, ModelState
+
+LONGEST_NAME = 100
+"""Characters of a party's name: it stands in one-line messages and in reports."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,6 +56,8 @@ class Coordinator:
         """
         if acceptance.terms_hash != self.terms.hash:
             raise BadMessage("the party holds other terms")
+        if not _usable(acceptance.party):
+            raise BadMessage(f"expected a name of 1 to {LONGEST_NAME} characters on one line")
         if acceptance.party in self._declared:
             raise BadMessage("a second party of the same name")
         if not 0 < acceptance.declared_rows <= self.terms.max_party_rows:
@@ -156,3 +162,9 @@ class Coordinator:
         average_row = torch.zeros(1, self.terms.width)  # rows are centred before the network sees them
         pivot = float(logits(network, average_row)[0])
         return np.array([pivot, 1.0, pivot])
+
+
+def _usable(name: str) -> bool:
+    """Whether ``name`` can stand in a one-line message: no control characters, line ends or halves of a character."""
+    odd = {"Cc", "Cs", "Zl", "Zp"}
+    return 0 < len(name.strip()) <= len(name) <= LONGEST_NAME and not any(category(c) in odd for c in name)

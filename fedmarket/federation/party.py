@@ -3,11 +3,12 @@
 The steps of a round, in this order:
 
 1. check the request: known round, not answered before, right phase, right shapes, finite numbers;
-2. charge the budget, or refuse;
+2. charge the budget and keep the new state, or refuse;
 3. compute the sum over the own rows, clip and noise as the own plan says;
 4. round to integers, or refuse if out of range.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -88,8 +89,10 @@ class Party:
             )
         return Acceptance(party=self.name, declared_rows=self.declared_rows, terms_hash=self.terms.hash)
 
-    def answer(self, state: PartyState, request: Request) -> tuple[PartyState, Update]:
-        """Return the new state, to be kept before the update is sent, and the update.
+    def answer(self, state: PartyState, request: Request, *, keep: Callable[[PartyState], None]) -> Update:
+        """Return the update, after ``keep`` has stored the state that pays for it.
+
+        The state is kept before anything is computed: what fails afterwards is spent, and cannot be asked for again.
 
         Raises:
             BadMessage: if the request is malformed, repeated, or out of order, or the result out of range.
@@ -101,9 +104,10 @@ class Party:
             last_round=request.round_number,
             spending=state.spending.charged(self.terms.plan, request.phase, count),
         )
+        keep(charged)
         released = self._release(request)
         words = self.terms.grid_of(request.phase).encode(released)
-        return charged, Update(party=self.name, round_number=request.round_number, words=words)
+        return Update(party=self.name, round_number=request.round_number, words=words)
 
     def _check(self, state: PartyState, request: Request) -> None:
         if not state.last_round < request.round_number < self.terms.rounds:

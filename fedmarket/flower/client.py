@@ -8,7 +8,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedmarket.errors import ConfigError, FedmarketError
 from fedmarket.experiment.arms import arm_named
-from fedmarket.experiment.market import MarketKey, open_market
+from fedmarket.experiment.market import Market, MarketKey, open_market
 from fedmarket.federation.party import Party, PartyState
 from fedmarket.flower.codec import (
     acceptance_to_records,
@@ -48,12 +48,14 @@ def join(message: Message, context: Context) -> RecordDict:
 
 @_answering
 def release(message: Message, context: Context) -> RecordDict:
-    """Answer a request with this round's noisy sum; the state is kept before the answer leaves."""
+    """Answer a request with this round's noisy sum; the state is kept before the sum is computed."""
     record = context.state.config_records.get(STATE)
     state = state_from_record(record) if record is not None else PartyState()
-    state, update = party_of(context).answer(state, request_from_records(message.content))
-    context.state[STATE] = state_to_record(state)
-    return update_to_records(update)
+
+    def keep(charged: PartyState) -> None:
+        context.state[STATE] = state_to_record(charged)
+
+    return update_to_records(party_of(context).answer(state, request_from_records(message.content), keep=keep))
 
 
 def party_of(context: Context) -> Party:
@@ -67,7 +69,7 @@ def party_of(context: Context) -> Party:
         partition = int(str(context.node_config["partition-id"]))
         changes = tuple(str(run["changes"]).split("\n")) if run["changes"] else ()
         market = MarketKey(config=Path(str(run["config"])), changes=changes, seed=int(str(run["seed"])))
-        return _simulated_party(market, str(run["arm"]), str(run["alone"]), partition)
+        return _simulated_party(open_market(market), str(run["arm"]), str(run["alone"]), partition)
     except KeyError as error:
         raise ConfigError(f"run or node configuration: {error.args[0]} is missing") from None
 
@@ -92,8 +94,8 @@ def state_from_record(record: ConfigRecord) -> PartyState:
 
 
 @lru_cache(maxsize=32)
-def _simulated_party(key: MarketKey, arm_name: str, alone: str, partition: int) -> Party:
-    arm, market = arm_named(arm_name), open_market(key)
+def _simulated_party(market: Market, arm_name: str, alone: str, partition: int) -> Party:
+    arm = arm_named(arm_name)
     holders = market.holders(arm, alone=alone)
     if not 0 <= partition < len(holders):
         raise ConfigError(f"partition-id: expected 0 to {len(holders) - 1}, got {partition}")

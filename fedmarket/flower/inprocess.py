@@ -12,7 +12,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
@@ -152,6 +152,8 @@ def run_in_process(
         run_id=RUN_ID, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config=dict(run_config)
     )
     apps.server(grid, context)
+    if MODEL not in context.state or OUTCOME not in context.state.config_records:
+        raise ConfigError("the ServerApp left no model and outcome; is it fedmarket's?")
     return Outcome(
         model=model_from_record(RecordDict({"arrays": context.state[MODEL]})),
         states=tuple(_state(node) for node in contexts.values()),
@@ -187,7 +189,10 @@ def _load(folder: Path, reference: str) -> Any:
         raise ConfigError(f"{path}: no such file, although pyproject.toml names {reference}")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    return getattr(module, attribute)
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        raise ConfigError(f"{path}: no {attribute!r} there, although pyproject.toml names {reference}") from None
 
 
 def _state(context: Context) -> PartyState:
@@ -196,8 +201,5 @@ def _state(context: Context) -> PartyState:
 
 
 def _rejections(context: Context) -> list[dict[str, Any]]:
-    record = context.state[OUTCOME]
-    if not isinstance(record, ConfigRecord):
-        raise ConfigError("the ServerApp left no outcome; is it fedmarket's?")
-    found: list[dict[str, Any]] = json.loads(str(record["rejections"]))
+    found: list[dict[str, Any]] = json.loads(str(context.state.config_records[OUTCOME]["rejections"]))
     return found

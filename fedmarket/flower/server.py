@@ -53,9 +53,8 @@ def run_federation(grid: Grid, context: Context) -> None:
 def _drive(grid: Grid, coordinator: Coordinator, config: ExperimentConfig, *, nodes_expected: int) -> None:
     timeout = config.federation.reply_timeout_seconds
     nodes = _nodes(grid, nodes_expected)
-    parties = _admit(
-        coordinator, _ask(grid, nodes, "query.join", invitation_to_records(coordinator.invitation()), timeout)
-    )
+    invited = _ask(grid, nodes, "query.join", invitation_to_records(coordinator.invitation()), timeout)
+    parties = _admit(coordinator, nodes, invited)
     while not coordinator.finished:
         request = coordinator.open_round()
         replies = _ask(grid, parties, f"train.{request.phase}", request_to_records(request), timeout)
@@ -79,12 +78,12 @@ def _ask(grid: Grid, nodes: Iterable[int], action: str, content: RecordDict, tim
     return {reply.metadata.src_node_id: reply for reply in grid.send_and_receive(messages, timeout=timeout)}
 
 
-def _admit(coordinator: Coordinator, replies: dict[int, Message]) -> dict[int, str]:
+def _admit(coordinator: Coordinator, nodes: list[int], replies: dict[int, Message]) -> dict[int, str]:
     """Return the name of the party at each node that joined."""
     parties: dict[int, str] = {}
-    for node, reply in sorted(replies.items()):
+    for node in nodes:
         try:
-            acceptance = acceptance_from_records(_content(reply))
+            acceptance = acceptance_from_records(_content(replies, node))
             coordinator.admit(acceptance)
             parties[node] = acceptance.party
         except BadMessage as error:
@@ -95,9 +94,7 @@ def _admit(coordinator: Coordinator, replies: dict[int, Message]) -> dict[int, s
 def _receive(coordinator: Coordinator, parties: dict[int, str], replies: dict[int, Message]) -> None:
     for node, party in sorted(parties.items(), key=lambda item: item[1]):
         try:
-            if node not in replies:
-                raise BadMessage("no reply in time")
-            update = update_from_records(_content(replies[node]))
+            update = update_from_records(_content(replies, node))
             if update.party != party:
                 raise BadMessage("an update in the name of another party")
             coordinator.receive(update)
@@ -105,7 +102,10 @@ def _receive(coordinator: Coordinator, parties: dict[int, str], replies: dict[in
             coordinator.reject(party, str(error))
 
 
-def _content(reply: Message) -> RecordDict:
+def _content(replies: dict[int, Message], node: int) -> RecordDict:
+    if node not in replies:
+        raise BadMessage("no reply in time")
+    reply = replies[node]
     if reply.has_error():
         raise BadMessage(f"the node's app failed (Flower error {reply.error.code})")
     reason = refusal_in_records(reply.content)

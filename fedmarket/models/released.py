@@ -17,7 +17,7 @@ from fedmarket.contract.layout import Layout, layout_of
 from fedmarket.contract.schema import Contract
 from fedmarket.errors import ConfigError, TableError
 from fedmarket.files import appearing
-from fedmarket.models.propensity import load_vector, logits, network_of
+from fedmarket.models.propensity import load_vector, logits, network_of, parameter_count
 
 FORMAT = "fedmarket-model/1"
 _SPEC: TypeAdapter[LogisticModel | MlpModel] = TypeAdapter(LogisticModel | MlpModel)
@@ -115,6 +115,16 @@ def load_model(path: Path, contract: Contract) -> tuple[LogisticModel | MlpModel
             f"{path}: trained under contract {metadata.get('contract', '')[:12]}, not {contract.hash[:12]}"
         )
     layout = layout_of(contract, binning=model.binning)
-    if not all(np.isfinite(tensor).all() for tensor in tensors.values()) or state.centre.shape != (layout.width,):
+    if not _fits(state, model, layout.width):
         raise TableError(f"{path}: the model's numbers do not fit the contract")
     return model, state, layout
+
+
+def _fits(state: ModelState, model: LogisticModel | MlpModel, width: int) -> bool:
+    """Return whether all numbers are finite float64, as many as rows of ``width`` need."""
+    shapes = {"centre": (width,), "parameters": (parameter_count(network_of(model, width)),), "calibration": (3,)}
+    vectors = {name: getattr(state, name) for name in shapes}
+    return all(
+        vector.dtype == np.float64 and vector.shape == shapes[name] and bool(np.isfinite(vector).all())
+        for name, vector in vectors.items()
+    )

@@ -6,17 +6,17 @@ import queue
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedmarket.config import ExperimentConfig, load_config
 from fedmarket.contract.schema import load_contract
 from fedmarket.experiment.arms import arm_named, terms_of
-from fedmarket.experiment.market import MarketKey, open_market
-from fedmarket.files import write_text
+from fedmarket.experiment.market import MarketKey, forget_markets, open_market
+from fedmarket.files import need_writable, write_text
 from fedmarket.models.released import save_model
-from fedmarket.report.page import write_report
+from fedmarket.report.page import render
 from fedmarket.simulation.results import results_of
 from fedmarket.simulation.seed import JOINT, OnProgress, SeedResult, run_seed
 
@@ -42,24 +42,30 @@ def simulate(
         FedmarketError: what was wrong, by file, key or column.
     """
     start = time.perf_counter()
+    forget_markets()
     config = load_config(config_path, changes=changes)
     contract = load_contract(Path(config.data.contract))
     terms_of(arm_named(JOINT), config, contract, seed=config.seeds[0])
-    key = MarketKey(config=config_path, changes=changes, seed=config.seeds[0])
-    source = open_market(key).population.source
-    seeds = _seeds(config, key, on_progress)
+    keys = [MarketKey(config=config_path, changes=changes, seed=seed) for seed in config.seeds]
+    for key in reversed(keys):  # so that the first seed's market is still open when its turn comes
+        market = open_market(key)
+        market.check(arm_named(JOINT))
+    folder = Path(config.output)
+    need_writable(folder)
+    source = market.population.source
+    seeds = _seeds(config, keys, on_progress)
     for seed in config.seeds:
         on_progress(seed, "evaluating", 1.0)
     results = results_of(config, contract, seeds, source=source, seconds=time.perf_counter() - start)
-    folder = Path(config.output)
+    document = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    page = render(results)  # all is made before anything is written, so that the files belong together
     save_model(folder / "model.safetensors", seeds[0].model, model=config.model, contract=contract)
-    write_text(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    write_report(results, folder / "report.html")
+    write_text(folder / "results.json", document)
+    write_text(folder / "report.html", page)
     return Simulation(results=results, folder=folder)
 
 
-def _seeds(config: ExperimentConfig, key: MarketKey, on_progress: OnProgress) -> list[SeedResult]:
-    keys = [replace(key, seed=seed) for seed in config.seeds]
+def _seeds(config: ExperimentConfig, keys: list[MarketKey], on_progress: OnProgress) -> list[SeedResult]:
     if min(config.workers, len(keys)) == 1:
         return [run_seed(one, on_progress) for one in keys]
     # Spawned, not forked: torch's threads do not survive a fork.

@@ -6,8 +6,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from fedmarket.arrays import FeatureArray, FloatArray
 
 BOOSTING = {
-    "learning_rate": 0.05,
-    "max_iter": 400,
+    "learning_rate": 0.06,
+    "max_iter": 300,
     "max_leaf_nodes": 15,
     "min_samples_leaf": 40,
     "l2_regularization": 1.0,

@@ -78,7 +78,7 @@ def calibration_sum(
     """
     load_vector(network, parameters)
     with one_thread():
-        raw = logits(network, features)
+        raw = np.nan_to_num(logits(network, features))  # a row that overflows must not make the sum unsendable
     rate = expit(recalibrated(raw, calibration))
     reach = reach_of(raw, float(calibration[2]))
     residual, weight = labels.astype(np.float64) - rate, rate * (1.0 - rate)

@@ -1,0 +1,85 @@
+"""One deal serves all arms, a changed document is read anew, and what does not fit is found before a round."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedmarket.errors import ConfigError, UsageError
+from fedmarket.experiment.arms import ARMS, arm_named, terms_of
+from fedmarket.experiment.market import POOL, Market, MarketKey, declared_rows, forget_markets, open_market
+
+JOINT = arm_named("federated_dp")
+
+
+def opened(path: Path, *changes: str, seed: int = 0) -> Market:
+    return open_market(MarketKey(config=path, changes=changes, seed=seed))
+
+
+@pytest.fixture(scope="module")
+def path(write_market, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_market(tmp_path_factory.mktemp("market"))
+
+
+def test_the_pool_holds_every_partys_rows_once_and_declares_their_sizes(path: Path):
+    market = opened(path)
+    parties = [market.party(JOINT, name) for name in market.names]
+    pool = market.party(arm_named("pooled_dp"), POOL)
+    np.testing.assert_array_equal(pool.features, np.concatenate([party.features for party in parties]))
+    assert pool.declared_rows == sum(party.declared_rows for party in parties)
+    assert len(market.names) == 4
+
+
+def test_no_test_row_is_a_training_row(path: Path):
+    market = opened(path)
+    train = np.concatenate(list(market.deal.train.values()))
+    assert not set(train) & set(market.test_rows)
+    assert len(train) + len(market.test_rows) == 1500
+
+
+def test_a_declared_size_does_not_tell_one_customer_from_two_digits_on():
+    assert [declared_rows(rows) for rows in (1, 9, 10, 99, 104, 105, 12_345)] == [1, 9, 10, 99, 100, 100, 12_000]
+
+
+def test_terms_come_from_documents_and_not_from_rows(path: Path):
+    """Two seeds deal other rows to the parties; the plan stays."""
+    one, two = opened(path, seed=0), opened(path, seed=1)
+    assert one.deal.train["bank"].tolist() != two.deal.train["bank"].tolist()
+    terms = [terms_of(JOINT, market.config, market.contract, seed=0).hash for market in (one, two)]
+    assert terms[0] == terms[1]
+
+
+def test_every_arm_but_the_noisy_ones_is_without_noise(path: Path):
+    market = opened(path)
+    for arm in ARMS:
+        plan = terms_of(arm, market.config, market.contract, seed=0).plan
+        assert all(bool(m.noise_multiplier) == arm.noisy for m in plan.mechanisms), arm.name
+        assert (plan.spent().epsilon <= 1.0) == arm.noisy
+
+
+def test_an_unknown_arm_is_named():
+    with pytest.raises(ConfigError, match="arm: expected one of pooled, .*, got 'best'"):
+        arm_named("best")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("federation.max_parties=3", "federation.max_parties: the data has 4 parties, got 3"),
+        ("federation.max_party_rows=100", r"party \w+: declares \d+ rows, expected at most federation.max_party_rows"),
+        ("data.source.parties=1", "contract demo: minimum_parties is 2, the data has 1"),
+    ],
+)
+def test_what_would_keep_a_party_out_is_found_before_the_first_round(path: Path, change: str, said: str):
+    with pytest.raises(UsageError, match=said):
+        opened(path, change).check(JOINT)
+    opened(path).check(JOINT)
+
+
+def test_a_document_that_changed_is_read_anew(write_market, tmp_path: Path):
+    path = write_market(tmp_path)
+    before = opened(path)
+    assert opened(path) is before
+    write_market(tmp_path, ("customers = 1500", "customers = 1600"))
+    forget_markets()
+    assert opened(path).population.labels.size == 1600

@@ -1,0 +1,74 @@
+"""Both sides hold the same terms or the hashes differ, whichever number is another."""
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from fedmarket.config import MlpModel
+from fedmarket.federation.terms import Terms
+
+
+def other(value: Any) -> Any:
+    """Return a value of the same type that is not ``value``."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return value + "x"
+    return value + 1 if isinstance(value, int) else value * 1.001 + 1e-9
+
+
+def variants(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ``value`` with each leaf changed, one after the other."""
+    if is_dataclass(value):
+        for field in fields(value):
+            for where, changed in variants(getattr(value, field.name), f"{path}.{field.name}"):
+                yield where, replace(value, **{field.name: changed})
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            for where, changed in variants(getattr(value, name), f"{path}.{name}"):
+                yield where, value.model_copy(update={name: changed})
+    elif isinstance(value, tuple):
+        yield f"{path}[:-1]", value[:-1]
+        for place, item in enumerate(value):
+            for where, changed in variants(item, f"{path}[{place}]"):
+                yield where, (*value[:place], changed, *value[place + 1 :])
+    else:
+        yield path, other(value)
+
+
+def test_every_field_is_in_the_hash(world):
+    terms = world.terms()
+    mlp = replace(terms, model=MlpModel(kind="mlp", binning=True, hidden=(8, 4)))
+    hashes = {"logistic": terms.hash, "mlp": mlp.hash}
+    for base in (terms, mlp):
+        for where, changed in variants(base):
+            hashes[f"{base.model.kind}{where}"] = changed.hash
+    assert len(hashes) > 60
+    assert len(set(hashes.values())) == len(hashes), hashes
+
+
+def test_the_hash_is_stable_and_the_same_for_equal_terms(world):
+    assert world.terms().hash == world.terms().hash == replace(world.terms()).hash
+    assert len(world.terms().hash) == 64
+
+
+def test_arms_differ_in_their_terms(world):
+    arms = ("pooled", "pooled_dp", "federated", "federated_schedule", "federated_clipped", "federated_rounded")
+    assert len({world.terms(arm).hash for arm in (*arms, "federated_dp")}) == 7
+
+
+@pytest.mark.parametrize("phase", ["centre", "update", "calibrate"])
+def test_the_range_holds_the_rows_and_the_noise_of_all_parties(world, phase):
+    terms: Terms = world.terms()
+    mechanism, grid = terms.plan.mechanism(phase), terms.grid_of(phase)
+    once = terms.max_party_rows * mechanism.clip_norm + 16 * mechanism.noise_std
+    assert grid.bound >= terms.releases_in(phase) * once
+    assert terms.max_parties * grid.bound / grid.resolution <= 2**30
+
+
+def test_rounds_are_one_centre_then_updates_then_calibrations(world):
+    terms = world.terms()
+    assert [terms.phase_of(n) for n in range(terms.rounds)] == ["centre", *["update"] * 3, *["calibrate"] * 3]

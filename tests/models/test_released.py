@@ -1,0 +1,193 @@
+"""A released model survives the disk, is bound to its contract, and its recalibration keeps the order."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+from scipy.special import expit
+
+from fedmarket.config import LogisticModel, MlpModel
+from fedmarket.contract.layout import layout_of
+from fedmarket.contract.schema import CategoryColumn, Contract, Label, NumericColumn, PrivacyTerms
+from fedmarket.errors import ConfigError, TableError
+from fedmarket.models.propensity import network_of, parameter_count
+from fedmarket.models.released import (
+    FORMAT,
+    REACH,
+    UNCALIBRATED,
+    ModelState,
+    load_model,
+    predict,
+    reach_of,
+    recalibrated,
+    save_model,
+)
+
+CONTRACT = Contract(
+    format="fedmarket-contract/1",
+    name="test",
+    task="propensity",
+    minimum_parties=1,
+    label=Label(column="y", positive="yes", negative="no"),
+    privacy=PrivacyTerms(unit="row", adjacency="add-or-remove-one", delta=1e-5),
+    columns=(
+        NumericColumn(name="age", kind="numeric", lower=0, upper=100, edges=(20, 50)),
+        CategoryColumn(name="colour", kind="category", vocabulary=("red", "blue")),
+    ),
+)
+MODELS = {
+    "logistic": LogisticModel(kind="logistic", binning=False),
+    "binned": LogisticModel(kind="logistic", binning=True),
+    "mlp": MlpModel(kind="mlp", binning=True, hidden=(4, 2)),
+}
+EACH = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+
+
+def state_of(model: LogisticModel | MlpModel, seed: int = 0) -> ModelState:
+    rng = np.random.default_rng(seed)
+    width = layout_of(CONTRACT, binning=model.binning).width
+    parameters = rng.standard_normal(parameter_count(network_of(model, width)))
+    return ModelState(centre=rng.random(width), parameters=parameters, calibration=np.array([-1.0, 0.8, 0.3]))
+
+
+@EACH
+def test_a_model_comes_back_as_it_was_saved(model: LogisticModel | MlpModel, tmp_path: Path):
+    state, path = state_of(model), tmp_path / "deep" / "model.safetensors"
+    save_model(path, state, model=model, contract=CONTRACT)
+    loaded_model, loaded, layout = load_model(path, CONTRACT)
+    assert loaded_model == model
+    assert layout == layout_of(CONTRACT, binning=model.binning)
+    for name in ("centre", "parameters", "calibration"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(state, name))
+        assert getattr(loaded, name).dtype == np.float64
+    assert [entry.name for entry in path.parent.iterdir()] == ["model.safetensors"]
+    features = np.random.default_rng(1).random((6, layout.width), dtype=np.float32)
+    np.testing.assert_array_equal(predict(loaded_model, loaded, features), predict(model, state, features))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_model(path, state_of(MODELS["logistic"]), model=MODELS["logistic"], contract=CONTRACT)
+    return path
+
+
+def test_a_model_is_refused_under_another_contract_and_both_are_named(saved: Path):
+    other = Contract.model_validate({**CONTRACT.model_dump(), "name": "other"})
+    with pytest.raises(ConfigError, match=rf"trained under contract {CONTRACT.hash[:12]}, not {other.hash[:12]}"):
+        load_model(saved, other)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 8, 100, -1, -40])
+def test_a_truncated_file_is_refused(saved: Path, kept: int):
+    saved.write_bytes(saved.read_bytes()[:kept])
+    with pytest.raises(TableError, match="truncated or different"):
+        load_model(saved, CONTRACT)
+
+
+@pytest.mark.parametrize("content", [b"age;colour\n30;red\n" * 50, b"\x80\x04\x95.", b"\xff" * 64, b"{}" * 8])
+def test_another_kind_of_file_is_refused(saved: Path, content: bytes):
+    saved.write_bytes(content)
+    with pytest.raises(TableError, match="truncated or different"):
+        load_model(saved, CONTRACT)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path):
+    with pytest.raises(TableError, match=r"none\.safetensors: cannot be read"):
+        load_model(tmp_path / "none.safetensors", CONTRACT)
+
+
+def write(path: Path, *, tensors: dict[str, object] | None = None, metadata: dict[str, object] | None = None) -> None:
+    """Write a good model with some tensors and metadata changed; None takes one out."""
+    state, model = state_of(MODELS["logistic"]), MODELS["logistic"]
+    whole = {"centre": state.centre, "parameters": state.parameters, "calibration": state.calibration}
+    words = {"format": FORMAT, "model": model.model_dump_json(), "contract": CONTRACT.hash}
+    kept = {name: value for name, value in {**whole, **(tensors or {})}.items() if value is not None}
+    said = {name: value for name, value in {**words, **(metadata or {})}.items() if value is not None}
+    save_file(kept, path, metadata=said)
+
+
+def test_the_file_that_the_bad_ones_are_made_from_is_good(tmp_path: Path):
+    write(tmp_path / "model")
+    assert load_model(tmp_path / "model", CONTRACT)[0] == MODELS["logistic"]
+
+
+BAD = {
+    "another format": {"metadata": {"format": "fedmarket-model/2"}},
+    "no format": {"metadata": {"format": None}},
+    "no model": {"metadata": {"model": None}},
+    "model is no JSON": {"metadata": {"model": "logistic"}},
+    "unknown model": {"metadata": {"model": json.dumps({"kind": "forest", "binning": False})}},
+    "unknown key": {"metadata": {"model": json.dumps({"kind": "logistic", "binning": False, "extra": 1})}},
+    "no parameters": {"tensors": {"parameters": None}},
+    "one tensor more": {"tensors": {"more": np.zeros(1)}},
+    "parameters too short": {"tensors": {"parameters": np.zeros(3)}},
+    "parameters of another shape": {"tensors": {"parameters": np.zeros((7, 1))}},
+    "parameters not finite": {"tensors": {"parameters": np.full(7, np.nan)}},
+    "centre too long": {"tensors": {"centre": np.zeros(9)}},
+    "centre of integers": {"tensors": {"centre": np.zeros(6, dtype=np.int64)}},
+    "calibration too long": {"tensors": {"calibration": np.zeros(4)}},
+    "calibration infinite": {"tensors": {"calibration": np.array([0.0, np.inf, 0.0])}},
+}
+
+
+@pytest.mark.parametrize("changes", BAD.values(), ids=BAD)
+def test_a_document_that_does_not_fit_is_refused_when_loaded(tmp_path: Path, changes: dict[str, dict[str, object]]):
+    assert parameter_count(network_of(MODELS["logistic"], layout_of(CONTRACT, binning=False).width)) == 7
+    write(tmp_path / "model", **changes)
+    with pytest.raises(TableError, match=r"expected a fedmarket-model/1 file|do not fit the contract"):
+        load_model(tmp_path / "model", CONTRACT)
+
+
+def test_a_file_without_a_contract_is_refused(tmp_path: Path):
+    write(tmp_path / "model", metadata={"contract": None})
+    with pytest.raises(ConfigError, match="trained under contract"):
+        load_model(tmp_path / "model", CONTRACT)
+
+
+def test_predicting_rows_of_another_width_is_refused():
+    features = np.zeros((3, 5), dtype=np.float32)
+    with pytest.raises(ValueError, match=r"expected 6 parameters, got an array of shape \(7,\)"):
+        predict(MODELS["logistic"], state_of(MODELS["logistic"]), features)
+
+
+def test_a_prediction_is_the_recalibrated_network_around_the_centre():
+    state = state_of(MODELS["logistic"])
+    features = np.random.default_rng(2).random((4, 6), dtype=np.float32)
+    raw = (features - state.centre) @ state.parameters[:6] + state.parameters[6]
+    shown = -1.0 + 0.8 * REACH * np.tanh((raw - 0.3) / REACH)
+    np.testing.assert_allclose(predict(MODELS["logistic"], state, features), expit(shown), rtol=1e-5)
+    np.testing.assert_allclose(predict(MODELS["logistic"], state, features, calibrated=False), expit(raw), rtol=1e-5)
+    assert predict(MODELS["logistic"], state, features[:0]).shape == (0,)
+
+
+LOGITS = st.lists(st.floats(-60, 60), min_size=2, max_size=30)
+
+
+@given(raws=LOGITS, intercept=st.floats(-10, 10), slope=st.floats(0.05, 10), pivot=st.floats(-10, 10))
+def test_recalibration_keeps_the_order(raws: list[float], intercept: float, slope: float, pivot: float):
+    raw = np.sort(np.array(raws))
+    assert (np.diff(recalibrated(raw, np.array([intercept, slope, pivot]))) >= 0).all()
+    near = np.unique(np.round(np.clip(raw, pivot - 20, pivot + 20), 3))
+    assert (np.diff(recalibrated(near, np.array([intercept, slope, pivot]))) > 0).all()
+    turned = recalibrated(near, np.array([intercept, -slope, pivot]))
+    assert (np.diff(turned) < 0).all()
+
+
+@given(raws=LOGITS, pivot=st.floats(-10, 10))
+def test_the_reach_is_bounded_and_near_the_pivot_the_identity_changes_little(raws: list[float], pivot: float):
+    raw = np.array(raws)
+    assert (np.abs(reach_of(raw, pivot)) <= 1).all()
+    unchanged = recalibrated(raw, np.array([pivot, 1.0, pivot]))
+    assert (np.abs(unchanged - pivot) <= REACH).all()
+    near = np.abs(raw - pivot) < 1
+    np.testing.assert_allclose(unchanged[near], raw[near], atol=1 / (3 * REACH**2) + 1e-12)
+
+
+def test_before_calibration_nothing_is_added():
+    np.testing.assert_array_equal(UNCALIBRATED, [0.0, 1.0, 0.0])
+    assert recalibrated(np.array([0.0]), UNCALIBRATED)[0] == 0.0

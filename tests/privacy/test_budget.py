@@ -1,0 +1,65 @@
+"""The party counts its own releases and refuses the first that the plan does not hold."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedmarket.errors import Refusal
+from fedmarket.privacy.budget import Spending
+from fedmarket.privacy.plan import Mechanism, PrivacyPlan
+
+PlanOf = Callable[..., PrivacyPlan]
+
+ALLOWED = {"centre": 1, "update": 20, "calibrate": 3}
+
+
+def plan() -> PrivacyPlan:
+    mechanisms = tuple(
+        Mechanism(phase=phase, clip_norm=1.0, noise_multiplier=9.0, sample_rate=1.0, releases=releases)
+        for phase, releases in ALLOWED.items()
+    )
+    return PrivacyPlan(
+        unit="row", adjacency="add-or-remove-one", delta=1e-5, generator="operating-system", mechanisms=mechanisms
+    )
+
+
+@pytest.mark.parametrize("phase", ALLOWED)
+def test_the_last_release_is_allowed_and_the_next_refused(phase: str):
+    spending = Spending().charged(plan(), phase, ALLOWED[phase])
+    assert spending.releases()[phase] == ALLOWED[phase]
+    with pytest.raises(Refusal, match=rf"1 more release\(s\) of {phase} asked, 0 left of {ALLOWED[phase]}"):
+        spending.charged(plan(), phase, 1)
+
+
+def test_a_round_that_does_not_fit_whole_is_refused_whole():
+    spending = Spending(update=18)
+    with pytest.raises(Refusal, match=r"3 more release.* 2 left of 20"):
+        spending.charged(plan(), "update", 3)
+    assert spending == Spending(update=18)
+    assert spending.charged(plan(), "update", 2) == Spending(update=20)
+
+
+@given(asked=st.lists(st.tuples(st.sampled_from(sorted(ALLOWED)), st.integers(1, 9)), max_size=40))
+def test_no_order_of_requests_gets_more_than_the_plan_holds(asked: list[tuple[str, int]]):
+    spending, granted = Spending(), dict.fromkeys(ALLOWED, 0)
+    for phase, count in asked:
+        try:
+            spending = spending.charged(plan(), phase, count)
+            granted[phase] += count
+        except Refusal:
+            assert granted[phase] + count > ALLOWED[phase]
+    assert spending.releases() == granted
+    assert all(granted[phase] <= ALLOWED[phase] for phase in ALLOWED)
+
+
+def test_the_whole_budget_spent_is_the_epsilon_of_the_plan(plan_of: PlanOf):
+    calibrated = plan_of(epsilon=1.0)
+    spending, last = Spending(), 0.0
+    for phase, count in {"centre": 1, "update": 20, "calibrate": 3}.items():
+        spending = spending.charged(calibrated, phase, count)
+        assert last < spending.spent(calibrated).epsilon <= 1.0
+        last = spending.spent(calibrated).epsilon
+    assert spending.spent(calibrated) == calibrated.spent()
+    assert Spending().spent(calibrated).epsilon == 0.0

@@ -1,0 +1,228 @@
+"""The same seeds give the same numbers, secret noise gives others, and files appear whole or not at all."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from safetensors.numpy import load_file
+
+from fedmarket import files
+from fedmarket.errors import ContractViolation, DataError, UsageError
+from fedmarket.files import appearing, write_text
+from fedmarket.simulation import run as module
+from fedmarket.simulation.run import Simulation, simulate
+
+FILES = {"results.json", "report.html", "model.safetensors"}
+NOISY = {"pooled_dp", "local_only_dp", "federated_dp"}
+VOLATILE = ("seconds", "created", "configuration")
+
+
+def numbers(simulation: Simulation) -> dict[str, Any]:
+    return {key: value for key, value in simulation.results.items() if key not in VOLATILE}
+
+
+def test_three_files_appear_and_nothing_else(tiny: Simulation):
+    assert {path.name for path in tiny.folder.iterdir()} == FILES
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in tiny.folder.iterdir())
+
+
+def test_the_document_on_disk_is_the_one_returned(tiny: Simulation):
+    text = (tiny.folder / "results.json").read_text(encoding="utf-8")
+    assert json.loads(text) == json.loads(json.dumps(tiny.results))
+    assert "NaN" not in text
+    assert "Infinity" not in text
+
+
+def test_the_report_of_seeded_noise_says_that_it_is_not_private(tiny: Simulation):
+    assert "NOT PRIVATE" in (tiny.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_two_workers_find_what_one_finds(tiny: Simulation, tiny_config: Path):
+    heard: set[int] = set()
+    two = simulate(tiny_config, changes=("workers=2",), on_progress=lambda seed, doing, share: heard.add(seed))
+    assert numbers(two) == numbers(tiny)
+    assert heard == {0, 1}
+    model = load_file(two.folder / "model.safetensors")
+    assert all(model[k].tobytes() == v.tobytes() for k, v in load_file(tiny.folder / "model.safetensors").items())
+
+
+def test_secret_noise_changes_private_arms_and_no_other(tiny: Simulation, tiny_config: Path):
+    secret = simulate(tiny_config, changes=('privacy.generator="operating-system"',))
+    for arm, found in secret.results["arms"].items():
+        assert (found["per_seed"] == tiny.results["arms"][arm]["per_seed"]) == (arm not in NOISY), arm
+    page = (secret.folder / "report.html").read_text(encoding="utf-8")
+    assert "NOT PRIVATE" not in page
+
+
+CONTRACT = """
+format = "fedmarket-contract/1"
+name = "市场"
+task = "propensity"
+minimum_parties = 2
+[label]
+column = "购买"
+positive = "是"
+negative = "否"
+[privacy]
+unit = "row"
+adjacency = "add-or-remove-one"
+delta = 1e-5
+[[column]]
+name = "年龄"
+kind = "numeric"
+lower = 0
+upper = 100
+edges = [30, 60]
+[[column]]
+name = "城市"
+kind = "category"
+vocabulary = ["北京", "上海"]
+"""
+OWN_FILE = (
+    'kind = "synthetic-market"\ncustomers = 1500\nparties = 4\nseed = 7',
+    'kind = "file"\npath = "客户.csv"\npartition = { kind = "column", column = "公司" }',
+)
+
+
+def own_market(write_market, folder: Path) -> Path:
+    path = write_market(folder, OWN_FILE, ('name = "tiny"', 'name = "中文实验"'))
+    (folder / "contract.toml").write_text(CONTRACT, encoding="utf-8")
+    rows = range(600)
+    pl.DataFrame(
+        {
+            "公司": [("甲公司", "乙公司")[row % 2] for row in rows],
+            "年龄": [row * 7 % 101 for row in rows],
+            "城市": [("北京", "上海", "广州")[row % 3] for row in rows],
+            "购买": ["是" if row * 7 % 101 + row * 13 % 40 > 75 else "否" for row in rows],
+        }
+    ).write_csv(folder / "客户.csv")
+    return path
+
+
+def test_names_in_any_script_go_from_the_own_file_to_the_report(write_market, tmp_path: Path):
+    simulation = simulate(own_market(write_market, tmp_path / "实验"), changes=("output=结果",))
+    assert simulation.folder == tmp_path / "实验" / "结果"
+    assert [party["name"] for party in simulation.results["parties"]] == ["乙公司", "甲公司"]
+    assert simulation.results["data"]["source"] == "客户.csv"
+    assert simulation.results["data"]["bayes_optimal"] is None
+    text = (simulation.folder / "results.json").read_text(encoding="utf-8")
+    page = (simulation.folder / "report.html").read_text(encoding="utf-8")
+    for name in ("甲公司", "乙公司", "中文实验"):
+        assert name in text
+        assert name in page
+    assert str(tmp_path) not in text + page
+    assert simulation.results["arms"]["pooled"]["mean"] > 0.7
+
+
+def test_an_interrupted_run_leaves_the_old_files_as_they_were(tiny_config: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tiny_config.parent / "out"
+    for name in FILES:
+        write_text(folder / name, "old")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run_seed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(tiny_config)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(FILES, "old")
+
+
+def test_a_report_that_cannot_be_made_leaves_the_old_results_too(tiny: Simulation, tiny_config: Path, monkeypatch):
+    folder = tiny_config.parent / "out"
+    for name in FILES:
+        write_text(folder / name, "old")
+
+    def broken(_: object) -> str:
+        raise DataError("no report")
+
+    monkeypatch.setattr(module, "_seeds", lambda *_: [FakeSeed()])
+    monkeypatch.setattr(module, "results_of", lambda *_, **__: tiny.results)
+    monkeypatch.setattr(module, "render", broken)
+    with pytest.raises(DataError, match="no report"):
+        simulate(tiny_config)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(FILES, "old")
+
+
+class FakeSeed:
+    model = None
+
+
+def never(*_: object) -> None:
+    raise AssertionError("a round was opened")
+
+
+def test_an_output_folder_that_cannot_be_written_is_found_before_the_first_round(tiny_config: Path, monkeypatch):
+    monkeypatch.setattr(module, "run_seed", never)
+    (tiny_config.parent / "file").write_text("here")
+    for name in ("file", "file/below"):
+        with pytest.raises(UsageError, match=rf"{name}.*cannot be written"):
+            simulate(tiny_config, changes=(f"output={name}",))
+    assert (tiny_config.parent / "file").read_text() == "here"
+
+
+def test_rows_that_only_a_later_seed_deals_badly_are_found_before_the_first_round(write_market, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "run_seed", never)
+    path = own_market(write_market, tmp_path)
+    table = pl.read_csv(tmp_path / "客户.csv")
+    # One positive in the small company: some seeds deal it to the test rows.
+    small = table.filter(pl.col("公司") == "甲公司").head(60).with_columns(购买=pl.lit("否"))
+    small[0, "购买"] = "是"
+    pl.concat([table.filter(pl.col("公司") == "乙公司"), small]).write_csv(tmp_path / "客户.csv")
+    with pytest.raises(AssertionError, match="a round was opened"):
+        simulate(path)
+    with pytest.raises(DataError, match="party '甲公司': expected both classes in training, got 0 of 48"):
+        simulate(path, changes=(f"seeds={list(range(30))}",))
+
+
+def test_bad_data_makes_no_output_folder(write_market, tmp_path: Path):
+    path = own_market(write_market, tmp_path)
+    (tmp_path / "客户.csv").write_text("公司,年龄,城市,购买\n甲公司,1234.5678,北京,是\n")
+    with pytest.raises(ContractViolation, match=r"^客户\.csv: column '年龄': 1 values outside the bounds 0 to 100"):
+        simulate(path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_changed_between_two_runs_is_read_again(write_market, tmp_path: Path, monkeypatch):
+    seen: list[int] = []
+
+    def look(key, _):
+        seen.append(module.open_market(key).population.labels.size)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run_seed", look)
+    path = own_market(write_market, tmp_path)
+    for kept in (600, 400):
+        pl.read_csv(tmp_path / "客户.csv").head(kept).write_csv(tmp_path / "客户.csv")
+        with pytest.raises(KeyboardInterrupt):
+            simulate(path)
+    assert seen == [600, 400]
+
+
+def test_what_fails_while_writing_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(ZeroDivisionError), appearing(path) as temporary:
+        temporary.write_text("half")
+        1 / 0  # noqa: B018
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(UsageError, match=r"a\.txt: cannot be written \(No space left on device\)"):
+        write_text(path, "new")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_the_name_appears_only_when_the_content_is_whole(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    with appearing(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+        assert temporary.parent == path.parent, "a rename across file systems is no rename"
+    assert os.listdir(tmp_path) == ["a.txt"]

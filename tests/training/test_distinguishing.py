@@ -1,0 +1,201 @@
+"""A black box of the whole: nobody tells a party with one extreme record from the same party without it too well."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from fedmarket.config import load_config
+from fedmarket.contract.schema import PrivacyTerms
+from fedmarket.errors import Refusal
+from fedmarket.federation import party as module
+from fedmarket.federation.messages import Request
+from fedmarket.federation.party import Party, PartyState
+from fedmarket.federation.terms import Terms
+from fedmarket.models.propensity import network_of
+from fedmarket.models.released import UNCALIBRATED, ModelState
+from fedmarket.privacy.budget import Spending
+from fedmarket.privacy.noise import Stream
+from fedmarket.privacy.plan import PrivacyPlan, plan_for
+from fedmarket.training.sums import calibration_sum, feature_sum, update_sum
+
+CONFIG = load_config(
+    Path(__file__).parents[2] / "experiments" / "demo" / "config.toml",
+    changes=(
+        "model.kind=logistic",
+        "model.binning=false",
+        "training.rounds=1",
+        "training.local_steps=1",
+        "privacy.epsilon=3",
+        "privacy.clip_norm=1.0",
+        "privacy.sample_rate=1.0",
+        "privacy.centre_share=0.2",
+        "privacy.calibration_share=0.2",
+        "privacy.calibration_rounds=1",
+        "privacy.generator=operating-system",
+    ),
+)
+DELTA, WIDTH, BOUND, RUNS = 1e-5, 4, 2.0, 1200
+RELEASES = ("centre", "update", "calibrate")
+MODEL = ModelState(centre=np.zeros(WIDTH), parameters=np.array([0.5, 0.5, 0.5, 0.5, 2.0]), calibration=UNCALIBRATED)
+
+
+@pytest.fixture(scope="module")
+def plan() -> PrivacyPlan:
+    terms = PrivacyTerms(unit="row", adjacency="add-or-remove-one", delta=DELTA)
+    return plan_for(CONFIG.privacy, terms, CONFIG.training, feature_norm=BOUND)
+
+
+def party_under(plan: PrivacyPlan, *, extreme: bool) -> Party:
+    """Return a party of a few dull rows, and the record that moves every release as far as any can."""
+    features = np.zeros((5, WIDTH), dtype=np.float32)
+    features[:4] = 0.1 * np.eye(WIDTH)
+    labels = np.array([0, 1, 0, 1, 0], dtype=np.float32)
+    features[4] = BOUND / 2  # of norm BOUND; with its label the gradient's norm is 2.2 and the clip 1
+    rows = 5 if extreme else 4
+    terms = Terms(
+        contract_hash="0" * 64,
+        model=CONFIG.model,
+        width=WIDTH,
+        parameters=WIDTH + 1,
+        initial_seed=0,
+        schedule=CONFIG.training,
+        plan=plan,
+        modulus_bits=32,
+        max_parties=2,
+        max_party_rows=50,
+        minimum_parties=1,
+    )
+    return Party(name="p", terms=terms, features=features[:rows], labels=labels[:rows], declared_rows=5)
+
+
+def transcript(party: Party) -> np.ndarray:
+    """Return all that leaves the party in one run, decoded: three releases, one after the other."""
+    states, seen = [PartyState()], []
+    for number, phase in enumerate(RELEASES):
+        request = Request(round_number=number, phase=phase, model=MODEL)
+        update = party.answer(states[-1], request, keep=states.append)
+        seen.append(party.terms.grid_of(phase).decode(update.words))
+    return np.concatenate(seen)
+
+
+def exact_transcript(party: Party) -> np.ndarray:
+    """Return the same sums without noise: what an adversary who knows all the rows can compute."""
+    bare = {m.phase: replace(m, noise_multiplier=0.0) for m in party.terms.plan.mechanisms}
+    network, stream = network_of(CONFIG.model, WIDTH), Stream.seeded(0)
+    rows = torch.from_numpy(party.features)
+    update = update_sum(
+        network,
+        MODEL.parameters,
+        rows,
+        torch.from_numpy(party.labels),
+        steps=1,
+        learning_rate=1.0,
+        declared_rows=5,
+        mechanism=bare["update"],
+        stream=stream,
+    )
+    keys = {"mechanism": bare["calibrate"], "stream": stream}
+    return np.concatenate(
+        [
+            feature_sum(party.features, mechanism=bare["centre"], stream=stream),
+            update,
+            calibration_sum(network, MODEL.parameters, UNCALIBRATED, rows, party.labels, **keys),
+        ]
+    )
+
+
+def log_likelihood_ratios(transcripts: np.ndarray, claimed: PrivacyPlan) -> np.ndarray:
+    """Return log p(transcript with the record) - log p(without it), the strongest test there is."""
+    lengths = {"centre": WIDTH, "update": WIDTH + 1, "calibrate": 5}
+    std = np.concatenate([np.full(lengths[m.phase], m.noise_std) for m in claimed.mechanisms])
+    present, absent = (exact_transcript(party_under(claimed, extreme=extreme)) for extreme in (True, False))
+    return (((transcripts - absent) ** 2 - (transcripts - present) ** 2) / (2 * std**2)).sum(axis=1)
+
+
+def breaches(present: np.ndarray, absent: np.ndarray, *, epsilon: float, delta: float) -> int:
+    """Return at how many thresholds (TPR, FPR) surely lie outside the region of (epsilon, delta).
+
+    Clopper and Pearson's bounds are so wide that a plan that keeps its promise is accused once in ten thousand runs.
+    """
+    thresholds = np.quantile(np.concatenate([present, absent]), np.linspace(0.005, 0.995, 40))
+    doubt = 1e-4 / (4 * len(thresholds))
+    count = 0
+    for threshold in thresholds:
+        for one, other in ((present > threshold, absent > threshold), (absent <= threshold, present <= threshold)):
+            likely, unlikely = int(one.sum()), int(other.sum())
+            least = stats.beta.ppf(doubt, likely, one.size - likely + 1) if likely else 0.0
+            most = stats.beta.isf(doubt, unlikely + 1, other.size - unlikely) if unlikely < other.size else 1.0
+            count += bool(least > np.exp(epsilon) * most + delta)
+    return count
+
+
+def with_noise(plan: PrivacyPlan, factor: float) -> PrivacyPlan:
+    return replace(
+        plan, mechanisms=tuple(replace(m, noise_multiplier=factor * m.noise_multiplier) for m in plan.mechanisms)
+    )
+
+
+def with_clip(plan: PrivacyPlan, factor: float) -> PrivacyPlan:
+    """Return a plan that clips the updates less and has the same noise."""
+    changed = (
+        replace(m, clip_norm=factor * m.clip_norm, noise_multiplier=m.noise_multiplier / factor)
+        if m.phase == "update"
+        else m
+        for m in plan.mechanisms
+    )
+    return replace(plan, mechanisms=tuple(changed))
+
+
+def breaches_of(drawn: PrivacyPlan, claimed: PrivacyPlan, *, epsilon: float) -> int:
+    """Return the breaches of what ``claimed`` promises by parties that draw as ``drawn`` says."""
+    present, absent = (
+        log_likelihood_ratios(np.stack([transcript(party) for _ in range(RUNS)]), claimed)
+        for party in (party_under(drawn, extreme=True), party_under(drawn, extreme=False))
+    )
+    return breaches(present, absent, epsilon=epsilon, delta=DELTA)
+
+
+@pytest.mark.statistical
+def test_a_record_cannot_be_told_better_than_the_plan_allows(plan: PrivacyPlan):
+    assert breaches_of(plan, plan, epsilon=plan.spent().epsilon) == 0
+
+
+@pytest.mark.statistical
+def test_a_quarter_of_the_noise_is_found_out(plan: PrivacyPlan):
+    assert breaches_of(with_noise(plan, 0.25), plan, epsilon=plan.spent().epsilon) > 0
+
+
+@pytest.mark.statistical
+def test_the_same_noise_does_not_keep_a_smaller_promise(plan: PrivacyPlan):
+    assert breaches_of(plan, plan, epsilon=0.2) > 0
+
+
+def test_the_record_moves_each_release_as_far_as_its_bound_and_no_farther(plan: PrivacyPlan):
+    present, absent = (exact_transcript(party_under(plan, extreme=extreme)) for extreme in (True, False))
+    parts = np.split(present - absent, [WIDTH, 2 * WIDTH + 1])
+    moved = [float(np.linalg.norm(part)) for part in parts]
+    for distance, phase in zip(moved, RELEASES, strict=True):
+        clip_norm = plan.mechanism(phase).clip_norm
+        assert 0.7 * clip_norm < distance <= clip_norm * (1 + 1e-5)
+    loose = with_clip(plan, 3.0)
+    present, absent = (exact_transcript(party_under(loose, extreme=extreme)) for extreme in (True, False))
+    assert np.linalg.norm((present - absent)[WIDTH : 2 * WIDTH + 1]) > 2 * plan.mechanism("update").clip_norm
+
+
+@pytest.mark.parametrize("phase", RELEASES)
+def test_an_exhausted_budget_is_refused_before_anything_is_computed(
+    plan: PrivacyPlan, phase: str, monkeypatch: pytest.MonkeyPatch
+):
+    computed: list[str] = []
+    for name in ("feature_sum", "update_sum", "calibration_sum"):
+        monkeypatch.setattr(module, name, lambda *_, name=name, **__: computed.append(name) or np.zeros(1))
+    monkeypatch.setattr(Stream, "secret", lambda: computed.append("noise"))
+    state = PartyState(spending=Spending(centre=1, update=1, calibrate=1))
+    request = Request(round_number=RELEASES.index(phase), phase=phase, model=MODEL)
+    with pytest.raises(Refusal, match=f"budget: 1 more .* of {phase} asked, 0 left of 1"):
+        party_under(plan, extreme=True).answer(state, request, keep=lambda _: computed.append("kept"))
+    assert computed == []
