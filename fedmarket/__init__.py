@@ -4,4 +4,6 @@ The folders read as the way of the data: ``contract``, ``data``, ``models``, ``p
 ``aggregation``, ``federation``, ``evaluation``, ``report``; ``flower`` carries the messages.
 """
 
-__version__ = "0.1.0"
+from importlib.metadata import version
+
+__version__ = version("fedmarket")

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fedmarket.errors import ConfigError
 from fedmarket.files import parse_document, read_toml
 
-Number = Annotated[float, Field(strict=False)]
+Number = float  # strict mode takes whole numbers too, but neither texts nor truth values
 Positive = Annotated[Number, Field(gt=0)]
 Share = Annotated[Number, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]

@@ -21,7 +21,7 @@ class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-Number = Annotated[float, Field(strict=False)]
+Number = float  # strict mode takes whole numbers too, but neither texts nor truth values
 Name = Annotated[str, Field(min_length=1)]
 
 

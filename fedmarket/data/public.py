@@ -183,4 +183,4 @@ def _keep(public: PublicFile, content: bytes) -> None:
         with appearing(path) as temporary:
             temporary.write_bytes(content)
     except UsageError as error:
-        _log.warning("the download is not kept: %s", error)
+        _log.warning("a download cannot be kept: %s", error)

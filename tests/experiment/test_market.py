@@ -58,7 +58,7 @@ def test_every_arm_but_the_noisy_ones_is_without_noise(path: Path):
 
 
 def test_an_unknown_arm_is_named():
-    with pytest.raises(ConfigError, match="arm: expected one of pooled, .*, got 'best'"):
+    with pytest.raises(ConfigError, match=r"arm: expected one of pooled, .*, got 'best'"):
         arm_named("best")
 
 

@@ -91,7 +91,10 @@ class World:
 @pytest.fixture(scope="session")
 def world(write_market, tmp_path_factory: pytest.TempPathFactory) -> World:
     path: Path = write_market(
-        tmp_path_factory.mktemp("world"), ("rounds = 3\nlocal_steps = 1\nlocal_learning_rate = 1.0\nlearning_rate = 1.0",
-                                           "rounds = 3\nlocal_steps = 2\nlocal_learning_rate = 1.0\nlearning_rate = 1.0")
+        tmp_path_factory.mktemp("world"),
+        (
+            "rounds = 3\nlocal_steps = 1\nlocal_learning_rate = 1.0\nlearning_rate = 1.0",
+            "rounds = 3\nlocal_steps = 2\nlocal_learning_rate = 1.0\nlearning_rate = 1.0",
+        ),
     )
     return World(load_config(path))

@@ -122,7 +122,8 @@ def test_too_few_parties_stop_the_run_before_it_starts_and_name_causes(coordinat
     coordinator.admit(acceptance(coordinator))
     coordinator.reject("node 7", "the party holds other terms")
     with pytest.raises(
-        FederationStopped, match=r"round 0: 1 parties left, the contract needs 2 \(node 7: the party holds other terms\)"
+        FederationStopped,
+        match=r"round 0: 1 parties left, the contract needs 2 \(node 7: the party holds other terms\)",
     ):
         coordinator.open_round()
 
@@ -159,9 +160,7 @@ def test_the_sum_wraps_nowhere_at_full_capacity(world):
     for number in range(terms.max_parties):
         coordinator.admit(acceptance(coordinator, party=f"p{number}", declared_rows=terms.max_party_rows))
     for sign in (1.0, -1.0):
-        total = sum(
-            grid.encode(np.full(terms.parameters, sign * grid.bound)) for _ in range(terms.max_parties)
-        )
+        total = sum(grid.encode(np.full(terms.parameters, sign * grid.bound)) for _ in range(terms.max_parties))
         np.testing.assert_allclose(grid.decode(total), sign * grid.bound * terms.max_parties, rtol=1e-6)
 
 

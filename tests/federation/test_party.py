@@ -53,7 +53,8 @@ def test_skipped_rounds_are_not_spent_and_never_come_back(world):
 
 
 @pytest.mark.parametrize(
-    ("number", "phase"), [(0, "update"), (0, "calibrate"), (1, "centre"), (3, "calibrate"), (4, "update"), (1, "x" * 99)]
+    ("number", "phase"),
+    [(0, "update"), (0, "calibrate"), (1, "centre"), (3, "calibrate"), (4, "update"), (1, "x" * 99)],
 )
 def test_the_round_decides_the_phase_not_the_coordinator(world, number: int, phase: str):
     member = world.member("a")
@@ -85,7 +86,9 @@ BAD_MODELS = {
 
 @pytest.mark.parametrize("name", BAD_MODELS)
 @pytest.mark.parametrize("number", [0, 1, 4])
-def test_a_model_that_is_not_finite_float64_of_the_right_shape_is_refused_before_it_costs(world, name: str, number: int):
+def test_a_model_that_is_not_finite_float64_of_the_right_shape_is_refused_before_it_costs(
+    world, name: str, number: int
+):
     member = world.member("a")
     with pytest.raises(BadMessage, match=r"^(centre|parameters|calibration): expected"):
         member.answer(world.request(member.party.terms, number, **BAD_MODELS[name]))
@@ -103,7 +106,9 @@ def test_the_largest_model_that_is_let_in_decides_nothing_by_a_row(world):
                 member.party.features[0] = [0.9, 0.0, -0.9, 0.0]
             extreme = {"parameters": np.array([1.0, 1.0, -1.0, 1.0, 1.0]) * largest, "centre": np.full(4, -largest)}
             update = member.answer(world.request(member.party.terms, number, **extreme))
-            assert np.isfinite(member.party.terms.grid_of(member.party.terms.phase_of(number)).decode(update.words)).all()
+            assert np.isfinite(
+                member.party.terms.grid_of(member.party.terms.phase_of(number)).decode(update.words)
+            ).all()
 
 
 def test_a_lost_reply_does_not_refund(world):
@@ -245,7 +250,9 @@ def test_a_sample_of_less_than_one_row_is_refused(world):
     plan = world.terms().plan
     rare = tuple(replace(m, sample_rate=0.09) if m.phase == "update" else m for m in plan.mechanisms)
     terms = replace(world.terms(), plan=replace(plan, mechanisms=rare))
-    with pytest.raises(PlanError, match=r"party a: privacy\.sample_rate 0\.09 of 10 declared rows is less than one row"):
+    with pytest.raises(
+        PlanError, match=r"party a: privacy\.sample_rate 0\.09 of 10 declared rows is less than one row"
+    ):
         Party(name="a", terms=terms, features=features, labels=labels, declared_rows=10)
     Party(name="a", terms=terms, features=features, labels=labels, declared_rows=12)
 

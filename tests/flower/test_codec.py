@@ -178,7 +178,7 @@ def test_bytes_that_are_no_array_are_bad(name: str):
 
 
 def test_another_serialisation_is_bad():
-    with pytest.raises(BadMessage, match="^words: expected"):
+    with pytest.raises(BadMessage, match=r"^words: expected"):
         codec.update_from_records(sent_as(WHOLE, stype="torch.tensor"))
 
 

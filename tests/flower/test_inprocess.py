@@ -10,10 +10,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.serverapp import ServerApp
 
 from fedmarket.errors import ConfigError, FederationStopped
-from fedmarket.flower import client
+from fedmarket.federation.messages import Acceptance
+from fedmarket.flower import client, inprocess
 from fedmarket.flower.codec import acceptance_to_records, refusal_to_records
 from fedmarket.flower.inprocess import Apps, Outcome, load_apps, run_in_process
-from fedmarket.federation.messages import Acceptance
 
 NODE = 2
 PARTY = "grocer"
@@ -150,8 +150,6 @@ def test_a_bad_acceptance_keeps_the_node_out_and_the_others_in(apps, run_config,
 
 @pytest.mark.parametrize("joining", [True, False])
 def test_a_silent_node_is_named(apps, run_config, without, monkeypatch: pytest.MonkeyPatch, joining: bool):
-    from fedmarket.flower import inprocess
-
     def deaf(grid, messages, *, timeout=None):
         kind = "query" if joining else "train"
         heard = [m for m in messages if m.metadata.dst_node_id != NODE or not m.metadata.message_type.startswith(kind)]
@@ -183,9 +181,7 @@ def test_nodes_that_never_come_stop_the_run(apps, run_config, monkeypatch: pytes
         run_in_process(apps, run_config(parties=5), nodes=4)
 
 
-@pytest.mark.parametrize(
-    "action", ["query.join", "train.centre", "train.update", "train.calibrate"]
-)
+@pytest.mark.parametrize("action", ["query.join", "train.centre", "train.update", "train.calibrate"])
 def test_an_unforeseen_error_at_a_party_names_its_type_and_nothing_else(apps, run_config, monkeypatch, action: str):
     def broken(_: Context) -> None:
         raise ValueError(f"could not convert string to float: {MARKER!r}")

@@ -3,6 +3,8 @@
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -203,12 +205,18 @@ def test_a_file_that_changed_between_two_runs_is_read_again(write_market, tmp_pa
     assert seen == [600, 400]
 
 
+@contextmanager
+def half_written(path: Path) -> Iterator[None]:
+    with appearing(path) as temporary:
+        temporary.write_text("half")
+        yield
+
+
 def test_what_fails_while_writing_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(ZeroDivisionError), appearing(path) as temporary:
-        temporary.write_text("half")
-        1 / 0  # noqa: B018
+    with pytest.raises(ZeroDivisionError), half_written(path):
+        raise ZeroDivisionError
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
