@@ -6,8 +6,9 @@ import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
+import click
 import typer
 from rich.console import Console
 
@@ -25,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
+INTERRUPTED = 130
+"""Exit code of a command that the user stopped (128 + SIGINT)."""
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -32,13 +36,24 @@ err = Console(stderr=True, highlight=False)
 def main() -> None:
     """Run the command line; a foreseen error is one line on stderr and its exit code, never a traceback."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except FedmarketError as error:
-        err.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
+        _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        err.print("interrupted; nothing was written")
-        sys.exit(130)
+    except click.ClickException as error:
+        _fail(f"{error.format_message()} (see fedmarket --help)", error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        _fail("interrupted; nothing was written", INTERRUPTED)
+    sys.exit(code or 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    err.print(f"[bold red]error:[/] {_escaped(message)}", soft_wrap=True)
+    sys.exit(code)
 
 
 @app.callback(invoke_without_command=True)

@@ -158,7 +158,11 @@ class EvaluationSection(_Section):
 
 
 class ExperimentConfig(_Section):
-    """A whole experiment; see :func:`load_config`."""
+    """A whole experiment; see :func:`load_config`.
+
+    ``training`` is the schedule of arms with many parties' rows, ``alone_training`` that of a party alone with privacy,
+    whose few rows must bear all the noise, and ``baseline_training`` that of arms without privacy.
+    """
 
     name: Name
     output: Name
@@ -167,6 +171,7 @@ class ExperimentConfig(_Section):
     data: DataSection
     model: Annotated[LogisticModel | MlpModel, Field(discriminator="kind")]
     training: Schedule
+    alone_training: Schedule
     baseline_training: Schedule
     privacy: PrivacySection
     aggregation: AggregationSection

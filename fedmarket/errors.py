@@ -50,13 +50,19 @@ class ContractViolation(DataError):
     """A table breaks its contract.
 
     Attributes:
+        source: what was checked.
         broken: every broken rule, one line each, with column names and counts and never a value.
     """
 
     def __init__(self, source: str, broken: tuple[str, ...]) -> None:
+        self.source = source
         self.broken = broken
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         super().__init__(f"{source}: {broken[0]}{more}")
+
+    def __reduce__(self) -> tuple[type["ContractViolation"], tuple[str, tuple[str, ...]]]:
+        """Let the error cross from a worker process with all that it carries."""
+        return type(self), (self.source, self.broken)
 
 
 class ProtocolError(FedmarketError):

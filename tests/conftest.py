@@ -46,6 +46,14 @@ learning_rate = 1.0
 momentum = 0.9
 weight_decay = 0.0
 average_after = 0.5
+[alone_training]
+rounds = 3
+local_steps = 1
+local_learning_rate = 1.0
+learning_rate = 0.5
+momentum = 0.9
+weight_decay = 0.0
+average_after = 0.5
 [baseline_training]
 rounds = 3
 local_steps = 1

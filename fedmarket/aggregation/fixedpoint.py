@@ -21,7 +21,7 @@ class FixedPoint:
 
     Guarantees:
         For at most ``parties`` vectors that :meth:`encode` accepts, :meth:`decode` of their sum modulo
-        ``2 ** modulus_bits`` is the exact sum of the rounded vectors.
+        ``2 ** modulus_bits`` is the sum of the rounded vectors, to float64's own precision.
     """
 
     modulus_bits: Literal[32, 64]
@@ -30,12 +30,17 @@ class FixedPoint:
     resolution: float
 
     @classmethod
-    def for_bound(cls, bound: float, *, parties: int, modulus_bits: Literal[32, 64]) -> Self:
-        """Return the finest grid on which ``parties`` values within ``bound`` cannot wrap when added."""
+    def for_bound(
+        cls, bound: float, *, parties: int, modulus_bits: Literal[32, 64], no_finer_than: float = 0.0
+    ) -> Self:
+        """Return the finest grid on which ``parties`` values within ``bound`` cannot wrap when added.
+
+        ``no_finer_than`` keeps it coarse enough that rounding hides the last bits of floating-point noise.
+        """
         if not (bound > 0 and math.isfinite(bound)):
             raise PlanError(f"the range of an update must be positive and finite, got {bound:g}")
         # The half of the modulus is left unused: rounding can then never carry a sum across the edge.
-        finest = parties * bound / 2.0 ** (modulus_bits - 2)
+        finest = max(parties * bound / 2.0 ** (modulus_bits - 2), no_finer_than)
         return cls(
             modulus_bits=modulus_bits, parties=parties, bound=bound, resolution=2.0 ** math.ceil(math.log2(finest))
         )
@@ -47,8 +52,7 @@ class FixedPoint:
             BadMessage: if a coordinate is outside of the bound or not a number; nothing must leave then.
         """
         if not np.all(np.abs(vector) <= self.bound):
-            outside = int(np.count_nonzero(~(np.abs(vector) <= self.bound)))
-            raise BadMessage(f"update out of range: {outside} of {vector.size} coordinates outside the public bound")
+            raise BadMessage("update out of the public range")  # how far, or where, is the party's own affair
         signed = np.rint(vector / self.resolution).astype(f"i{self.modulus_bits // 8}")
         return signed.view(self.word_dtype)
 

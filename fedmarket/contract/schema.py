@@ -5,7 +5,6 @@ computed from private rows. Two parties work under the same contract exactly if 
 """
 
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -127,7 +126,7 @@ class Contract(_Document):
             raise ValueError(f"columns: the customer column {self.privacy.customer_column!r} must not be a feature")
         return self
 
-    @cached_property
+    @property
     def hash(self) -> str:
         """SHA-256 over the canonical JSON of the contract, as hexadecimal."""
         return contract_hash(self)

@@ -8,13 +8,13 @@ of code. Terms come from contract and configuration alone, and never from rows.
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fedmarket.config import ExperimentConfig
+from fedmarket.config import ExperimentConfig, Schedule
 from fedmarket.contract.layout import Layout, layout_of
 from fedmarket.contract.schema import Contract
 from fedmarket.errors import ConfigError
 from fedmarket.federation.terms import Terms
 from fedmarket.models.propensity import network_of, parameter_count
-from fedmarket.privacy.plan import plan_for, without_privacy
+from fedmarket.privacy.plan import plan_for, unprotected_plan
 
 FINEST_BITS: Literal[64] = 64
 """Modulus of the arms that are not to be charged with rounding: steps far below float64's own."""
@@ -26,7 +26,7 @@ class Arm:
 
     Attributes:
         holders: who holds the rows: the parties of the market, one party with all rows, or each party alone.
-        converged: whether it trains on the baselines' schedule until it converges, or on the private one.
+        schedule: which of the experiment's schedules it trains by.
         clipped: whether each row's gradient is clipped.
         rounded: whether updates are rounded to the configured modulus, or to the finest.
         noisy: whether the privacy plan holds.
@@ -35,38 +35,52 @@ class Arm:
     name: str
     description: str
     holders: Literal["parties", "pooled", "alone"]
-    converged: bool = False
+    schedule: Literal["training", "alone_training", "baseline_training"]
     clipped: bool = False
     rounded: bool = False
     noisy: bool = False
 
 
 ARMS = (
-    Arm(name="pooled", description="all rows in one place, no privacy", holders="pooled", converged=True),
+    Arm(name="pooled", description="all rows in one place, no privacy", holders="pooled", schedule="baseline_training"),
     Arm(
         name="pooled_dp",
         description="all rows in one place, the same privacy",
         holders="pooled",
+        schedule="training",
         clipped=True,
         rounded=True,
         noisy=True,
     ),
-    Arm(name="local_only", description="each party alone, no privacy", holders="alone", converged=True),
+    Arm(name="local_only", description="each party alone, no privacy", holders="alone", schedule="baseline_training"),
     Arm(
         name="local_only_dp",
         description="each party alone, the same privacy",
         holders="alone",
+        schedule="alone_training",
         clipped=True,
         rounded=True,
         noisy=True,
     ),
-    Arm(name="federated", description="joint, no privacy", holders="parties", converged=True),
-    Arm(name="federated_schedule", description="joint, the private run's few steps", holders="parties"),
-    Arm(name="federated_clipped", description="joint, few steps, clipped", holders="parties", clipped=True),
+    Arm(name="federated", description="joint, no privacy", holders="parties", schedule="baseline_training"),
+    Arm(
+        name="federated_schedule",
+        description="joint, the private run's few steps",
+        holders="parties",
+        schedule="training",
+    ),
+    Arm(
+        name="federated_clipped",
+        description="joint, few steps, clipped",
+        holders="parties",
+        schedule="training",
+        clipped=True,
+    ),
     Arm(
         name="federated_rounded",
         description="joint, few steps, clipped, rounded to integers",
         holders="parties",
+        schedule="training",
         clipped=True,
         rounded=True,
     ),
@@ -74,6 +88,7 @@ ARMS = (
         name="federated_dp",
         description="joint, with differential privacy for every customer",
         holders="parties",
+        schedule="training",
         clipped=True,
         rounded=True,
         noisy=True,
@@ -114,14 +129,13 @@ def terms_of(arm: Arm, config: ExperimentConfig, contract: Contract, *, seed: in
         PlanError: if no noise reaches the configured epsilon.
     """
     layout = layout_for(config, contract)
-    plan = plan_for(config.privacy, contract.privacy, config.training, feature_norm=layout.norm_bound)
-    schedule = config.baseline_training if arm.converged else config.training
-    if not arm.noisy:
-        plan = without_privacy(
-            plan,
-            releases=schedule.rounds * schedule.local_steps,
-            clip_norm=config.privacy.clip_norm if arm.clipped else float("inf"),
-        )
+    schedule: Schedule = getattr(config, arm.schedule)
+    agreed = (config.privacy, contract.privacy, schedule)
+    if arm.noisy:
+        plan = plan_for(*agreed, feature_norm=layout.norm_bound)
+    else:
+        clip_norm = config.privacy.clip_norm if arm.clipped else float("inf")
+        plan = unprotected_plan(*agreed, feature_norm=layout.norm_bound, clip_norm=clip_norm)
     terms = Terms(
         contract_hash=contract.hash,
         model=config.model,

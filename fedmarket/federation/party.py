@@ -60,16 +60,21 @@ class Party:
         """Refuse rows that would break the guarantee, and sizes that the terms do not allow."""
         if self.features.shape[1:] != (self.terms.width,) or self.labels.shape != self.features.shape[:1]:
             raise DataError(f"party {self.name}: expected rows of width {self.terms.width} with one label each")
+        if not np.all((self.labels == 0) | (self.labels == 1)):
+            raise DataError(f"party {self.name}: expected labels 0 and 1")
         norms = np.linalg.norm(self.features, axis=1)
         bound = self.terms.plan.mechanism("centre").clip_norm * (1 + 1e-6)
         if not np.all(norms <= bound):
             count = int(np.count_nonzero(~(norms <= bound)))
             raise DataError(f"party {self.name}: {count} encoded rows are not finite or beyond the norm bound")
-        if not 0 < self.declared_rows <= self.terms.max_party_rows:
+        most = self.terms.max_party_rows
+        if not 0 < self.declared_rows <= most:
             raise PlanError(
                 f"party {self.name}: declares {self.declared_rows} rows, "
-                f"expected at most federation.max_party_rows = {self.terms.max_party_rows}"
+                f"expected at most federation.max_party_rows = {most}"
             )
+        if len(self.labels) > most:  # the integer range holds the sum of so many rows and no more
+            raise PlanError(f"party {self.name}: has more rows than federation.max_party_rows = {most}")
         rate = self.terms.plan.mechanism("update").sample_rate
         if rate * self.declared_rows < 1:
             raise PlanError(

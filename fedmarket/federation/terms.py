@@ -20,6 +20,9 @@ UNCLIPPED_NORM = 1000.0
 NOISE_REACH = 16.0
 """Standard deviations of noise that the integer range holds; more has probability below 1e-56."""
 
+FINEST_STEP = 2.0**-20
+"""Least step of the grid in standard deviations of noise: too small to matter, too large to see its last bits."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
@@ -74,7 +77,10 @@ class Terms:
         row = UNCLIPPED_NORM if math.isinf(mechanism.clip_norm) else mechanism.clip_norm
         once = row * self.max_party_rows + NOISE_REACH * mechanism.noise_std
         return FixedPoint.for_bound(
-            self.releases_in(phase) * once, parties=self.max_parties, modulus_bits=self.modulus_bits
+            self.releases_in(phase) * once,
+            parties=self.max_parties,
+            modulus_bits=self.modulus_bits,
+            no_finer_than=mechanism.noise_std * FINEST_STEP,
         )
 
 

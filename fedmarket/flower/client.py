@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from fedmarket.errors import ConfigError, FedmarketError
+from fedmarket.errors import ConfigError, ProtocolError, UsageError
 from fedmarket.experiment.arms import arm_named
 from fedmarket.experiment.market import Market, MarketKey, open_market
 from fedmarket.federation.party import Party, PartyState
@@ -25,15 +25,15 @@ Answer = Callable[[Message, Context], RecordDict]
 
 
 def _answering(answer: Answer) -> Callable[[Message, Context], Message]:
-    """Turn what goes wrong into a refusal with a reason; an unforeseen error names its type and nothing else."""
+    """Turn what goes wrong into a refusal: with its reason where that is about messages, else with its type alone."""
 
     @wraps(answer)
     def reply(message: Message, context: Context) -> Message:
         try:
             return Message(answer(message, context), reply_to=message)
-        except FedmarketError as error:
+        except (ProtocolError, UsageError) as error:
             return Message(refusal_to_records(str(error)), reply_to=message)
-        except Exception as error:  # a traceback could carry values of the party's rows
+        except Exception as error:  # what is wrong with rows is said with counts, and stays at home
             return Message(refusal_to_records(f"failed: {type(error).__name__}"), reply_to=message)
 
     return reply

@@ -99,6 +99,29 @@ def plan_for(privacy: PrivacySection, terms: PrivacyTerms, schedule: Schedule, *
     Raises:
         PlanError: if the relation is not supported for this sampling, or no noise reaches the target.
     """
+    outline = _outline(privacy, terms, schedule, feature_norm=feature_norm)
+    return with_update_noise(outline, _update_noise(outline, privacy.epsilon))
+
+
+def unprotected_plan(
+    privacy: PrivacySection, terms: PrivacyTerms, schedule: Schedule, *, feature_norm: float, clip_norm: float
+) -> PrivacyPlan:
+    """Return the same releases without noise or sampling, for baselines; ``clip_norm`` may be ``inf``."""
+    outline = _outline(privacy, terms, schedule, feature_norm=feature_norm)
+    bare = (
+        replace(
+            mechanism,
+            noise_multiplier=0.0,
+            clip_norm=clip_norm if mechanism.phase == "update" else mechanism.clip_norm,
+            sample_rate=1.0,
+        )
+        for mechanism in outline.mechanisms
+    )
+    return replace(outline, mechanisms=tuple(bare))
+
+
+def _outline(privacy: PrivacySection, terms: PrivacyTerms, schedule: Schedule, *, feature_norm: float) -> PrivacyPlan:
+    """Return the plan with all but the noise of its updates, which is 1 for now."""
     _refuse_unsupported(privacy, terms)
     mu = gaussian_mu(privacy.epsilon, terms.delta)
     sensitivity_factor = 2.0 if terms.adjacency == "replace-one" else 1.0
@@ -116,14 +139,13 @@ def plan_for(privacy: PrivacySection, terms: PrivacyTerms, schedule: Schedule, *
         sample_rate=privacy.sample_rate,
         releases=schedule.rounds * schedule.local_steps,
     )
-    plan = PrivacyPlan(
+    return PrivacyPlan(
         unit=terms.unit,
         adjacency=terms.adjacency,
         delta=terms.delta,
         generator=privacy.generator,
         mechanisms=(centre, update, calibrate),
     )
-    return with_update_noise(plan, _update_noise(plan, privacy.epsilon))
 
 
 def with_update_noise(plan: PrivacyPlan, noise_multiplier: float) -> PrivacyPlan:
@@ -133,23 +155,6 @@ def with_update_noise(plan: PrivacyPlan, noise_multiplier: float) -> PrivacyPlan
         for mechanism in plan.mechanisms
     )
     return replace(plan, mechanisms=tuple(changed))
-
-
-def without_privacy(plan: PrivacyPlan, *, releases: int, clip_norm: float = float("inf")) -> PrivacyPlan:
-    """Return ``plan`` without noise or sampling, and without a clip unless one is given: for baselines."""
-    bare = []
-    for mechanism in plan.mechanisms:
-        update = mechanism.phase == "update"
-        bare.append(
-            replace(
-                mechanism,
-                noise_multiplier=0.0,
-                clip_norm=clip_norm if update else mechanism.clip_norm,
-                sample_rate=1.0,
-                releases=releases if update else mechanism.releases,
-            )
-        )
-    return replace(plan, mechanisms=tuple(bare))
 
 
 def _refuse_unsupported(privacy: PrivacySection, terms: PrivacyTerms) -> None:

@@ -98,7 +98,7 @@ class _Table:
             "description": arm.description,
             "per_seed": arm.aucs.tolist(),
             "mean": float(arm.aucs.mean()),
-            "interval": [low, high],
+            "interval": [max(low, 0.0), min(high, 1.0)],
             "metrics": arm.metrics,
         }
 

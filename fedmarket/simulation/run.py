@@ -2,10 +2,12 @@
 
 import json
 import multiprocessing
+import os
 import queue
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,7 @@ def _seeds(config: ExperimentConfig, keys: list[MarketKey], on_progress: OnProgr
         return [run_seed(one, on_progress) for one in keys]
     # Spawned, not forked: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
+    with _threads_for_each(min(config.workers, len(keys))), context.Manager() as manager:
         said = manager.Queue()
         with ProcessPoolExecutor(min(config.workers, len(keys)), mp_context=context) as pool:
             futures = [pool.submit(run_seed, one, _Teller(said)) for one in keys]
@@ -81,6 +83,19 @@ def _seeds(config: ExperimentConfig, keys: list[MarketKey], on_progress: OnProgr
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+
+@contextmanager
+def _threads_for_each(workers: int) -> Iterator[None]:
+    """Let worker processes share the cores: idle OpenMP threads that spin on a busy core cost more than the work."""
+    name = "OMP_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // workers)))
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,7 @@ def test_a_release_that_fails_after_the_charge_stays_spent(world):
     crowd = 20_000  # far more rows than the agreed range of the sum holds
     member.party.features, member.party.labels = np.tile(features, (crowd // 40, 1)), np.tile(labels, crowd // 40)
     request = world.request(member.party.terms, 0)
-    with pytest.raises(BadMessage, match="out of range: 2 of 4 coordinates"):
+    with pytest.raises(BadMessage, match="out of the public range"):
         member.answer(request)
     assert member.state == PartyState(last_round=0, spending=Spending(centre=1))
     with pytest.raises(BadMessage, match="is not open"):

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from fedmarket.config import load_config
+from fedmarket.config import PrivacySection, Schedule, load_config
 from fedmarket.contract.schema import PrivacyTerms
-from fedmarket.privacy.plan import PrivacyPlan, plan_for
+from fedmarket.privacy.plan import PrivacyPlan, plan_for, unprotected_plan
 
 DEMO = Path(__file__).parents[2] / "experiments" / "demo" / "config.toml"
 
@@ -26,15 +26,23 @@ KEYS = {
 
 
 @cache
-def _plan(
+def _plan(*, feature_norm: float = 3.0, **keys: Any) -> PrivacyPlan:
+    return plan_for(*_agreed(**keys), feature_norm=feature_norm)
+
+
+def _agreed(
     *, adjacency: Any = "add-or-remove-one", rounds: int = 20, local_steps: int = 1, **privacy: Any
-) -> PrivacyPlan:
+) -> tuple[PrivacySection, PrivacyTerms, Schedule]:
     changes = [f"privacy.{key}={value}" for key, value in {**KEYS, **privacy}.items()]
     config = load_config(DEMO, changes=(f"training.rounds={rounds}", f"training.local_steps={local_steps}", *changes))
-    terms = PrivacyTerms(unit="row", adjacency=adjacency, delta=1e-5)
-    return plan_for(config.privacy, terms, config.training, feature_norm=3.0)
+    return config.privacy, PrivacyTerms(unit="row", adjacency=adjacency, delta=1e-5), config.training
 
 
 @pytest.fixture(scope="session")
 def plan_of() -> Callable[..., PrivacyPlan]:
     return _plan
+
+
+@pytest.fixture(scope="session")
+def bare_plan_of() -> Callable[..., PrivacyPlan]:
+    return lambda *, clip_norm, **keys: unprotected_plan(*_agreed(**keys), feature_norm=3.0, clip_norm=clip_norm)

@@ -9,7 +9,7 @@ import pytest
 
 from fedmarket.errors import PlanError
 from fedmarket.privacy.accountant import gaussian_epsilon, gaussian_mu
-from fedmarket.privacy.plan import CALIBRATION_SENSITIVITY, Mechanism, PrivacyPlan, with_update_noise, without_privacy
+from fedmarket.privacy.plan import CALIBRATION_SENSITIVITY, Mechanism, PrivacyPlan, with_update_noise
 
 PlanOf = Callable[..., PrivacyPlan]
 
@@ -121,8 +121,8 @@ def test_only_noise_from_the_operating_system_on_every_release_is_private(plan_o
 
 
 @pytest.mark.parametrize("clip_norm", [math.inf, 1.0])
-def test_a_run_without_privacy_claims_none(plan_of: PlanOf, clip_norm: float):
-    bare = without_privacy(plan_of(epsilon=1.0, sample_rate=0.1), releases=7, clip_norm=clip_norm)
+def test_a_run_without_privacy_claims_none(bare_plan_of: PlanOf, clip_norm: float):
+    bare = bare_plan_of(epsilon=1.0, sample_rate=0.1, rounds=7, clip_norm=clip_norm)
     assert bare.spent().epsilon == math.inf
     assert not bare.private
     assert [(m.noise_std, m.sample_rate) for m in bare.mechanisms] == [(0.0, 1.0)] * 3
