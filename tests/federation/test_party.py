@@ -245,6 +245,20 @@ def test_a_declared_size_outside_the_terms_is_refused(world, declared: int):
         Party(name="a", terms=world.terms(), features=features, labels=labels, declared_rows=declared)
 
 
+def test_more_rows_than_the_integer_range_holds_are_refused_whatever_is_declared(world):
+    features, labels = world.rows(2001)
+    with pytest.raises(PlanError, match="party a: has more rows than federation.max_party_rows = 2000"):
+        Party(name="a", terms=world.terms(), features=features, labels=labels, declared_rows=2000)
+
+
+@pytest.mark.parametrize("label", [2.0, -1.0, 0.5, np.nan])
+def test_a_label_that_would_break_the_sensitivity_of_the_calibration_is_refused(world, label: float):
+    features, labels = world.rows(10)
+    labels[3] = label
+    with pytest.raises(DataError, match="party a: expected labels 0 and 1"):
+        Party(name="a", terms=world.terms(), features=features, labels=labels, declared_rows=10)
+
+
 def test_a_sample_of_less_than_one_row_is_refused(world):
     features, labels = world.rows(10)
     plan = world.terms().plan
