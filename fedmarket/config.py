@@ -160,8 +160,9 @@ class EvaluationSection(_Section):
 class ExperimentConfig(_Section):
     """A whole experiment; see :func:`load_config`.
 
-    ``training`` is the schedule of arms with many parties' rows, ``alone_training`` that of a party alone with privacy,
-    whose few rows must bear all the noise, and ``baseline_training`` that of arms without privacy.
+    ``training`` is the schedule of private arms with many parties' rows, ``baseline_training`` that of the same without
+    privacy, and ``alone_training`` that of a party alone: its few rows overfit without privacy, and with it bear all
+    the noise, so it takes smaller steps in both cases.
     """
 
     name: Name

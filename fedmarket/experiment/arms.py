@@ -52,7 +52,7 @@ ARMS = (
         rounded=True,
         noisy=True,
     ),
-    Arm(name="local_only", description="each party alone, no privacy", holders="alone", schedule="baseline_training"),
+    Arm(name="local_only", description="each party alone, no privacy", holders="alone", schedule="alone_training"),
     Arm(
         name="local_only_dp",
         description="each party alone, the same privacy",
