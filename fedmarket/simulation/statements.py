@@ -8,7 +8,7 @@ MECHANISM_WORDS = {
 
 HYPERPARAMETERS = (
     "Rounds, clip norm, step size and shares are the experiment's public values; choosing them on private rows would "
-    "spend privacy that is not accounted here."
+    "spend privacy that is not accounted here"
 )
 
 ASSUMPTIONS = (
