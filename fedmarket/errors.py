@@ -12,6 +12,7 @@
     └── ProtocolError         a message between party and coordinator                           (exit code 1)
         ├── BadMessage        malformed, wrong shape, not finite, out of range, wrong round
         ├── Refusal           a party will not answer: its budget or its terms forbid it
+        ├── RoundVoid         a round of secure aggregation that gives no sum; the next one starts afresh
         └── FederationStopped too few parties are left to go on
 
 No error carries a cell, a key or a gradient: counts and column names only.
@@ -75,6 +76,10 @@ class BadMessage(ProtocolError):
 
 class Refusal(ProtocolError):
     """A party refuses to answer because its own terms or budget forbid it."""
+
+
+class RoundVoid(ProtocolError):
+    """A round of secure aggregation ended without a sum: too few parties are left, or their shares do not combine."""
 
 
 class FederationStopped(ProtocolError):

@@ -1,0 +1,118 @@
+"""A party's long-term Ed25519 identity (RFC 8032) and its file, which only its owner may read."""
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from fedmarket.errors import ConfigError, UsageError
+
+LARGEST_FILE = 4096
+"""Bytes; a PEM file of one Ed25519 key has 119."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Identity:
+    """A long-term signing key.
+
+    Guarantees:
+        Neither repr, str nor pickle shows the private key; pickle refuses.
+    """
+
+    _key: Ed25519PrivateKey = field(repr=False)
+
+    @property
+    def public_key(self) -> bytes:
+        """The public key, 32 bytes."""
+        return self._key.public_key().public_bytes_raw()
+
+    @property
+    def public_hex(self) -> str:
+        """The public key as a roster writes it."""
+        return self.public_key.hex()
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the signature of ``message``, 64 bytes."""
+        return self._key.sign(message)
+
+    def save(self, path: Path) -> None:
+        """Write the key to ``path``; see :func:`save_identity`."""
+        save_identity(self, path)
+
+    def __repr__(self) -> str:
+        return f"Identity({self.public_hex})"
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("an identity is not pickled")
+
+
+def new_identity() -> Identity:
+    """Return a fresh identity from the operating system's generator."""
+    return Identity(Ed25519PrivateKey.generate())
+
+
+def save_identity(identity: Identity, path: Path) -> None:
+    """Write ``identity`` to ``path``, PEM of PKCS #8 without passphrase.
+
+    Raises:
+        UsageError: if the file exists or cannot be written.
+
+    Guarantees:
+        An existing file is never touched, and nobody but the owner can read the new one at any time.
+    """
+    content = identity._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    except FileExistsError:
+        raise UsageError(f"{path}: exists already; an identity is never overwritten") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from None
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_identity(path: Path) -> Identity:
+    """Return the identity in the file at ``path``.
+
+    Raises:
+        ConfigError: one line, if the file is missing, no regular file, someone else's, open to group or others, or
+            not an Ed25519 key in PEM of PKCS #8.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise ConfigError(f"{path}: the identity cannot be read ({error.strerror or error})") from None
+    try:
+        _need_private(path, os.fstat(handle))
+        content = os.read(handle, LARGEST_FILE)
+    finally:
+        os.close(handle)
+    try:
+        key = load_pem_private_key(content, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigError(f"{path}: not a private key in PEM without passphrase") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigError(f"{path}: expected an Ed25519 key")
+    return Identity(key)
+
+
+def _need_private(path: Path, status: os.stat_result) -> None:
+    """Refuse a file that is not the owner's alone; of the open file, so that it cannot be swapped meanwhile."""
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{path}: the identity must be a regular file")
+    if status.st_uid != os.geteuid():
+        raise ConfigError(f"{path}: the identity belongs to another user")
+    if status.st_mode & 0o077:
+        raise ConfigError(f"{path}: the identity is open to group or others; run chmod 600 on it")

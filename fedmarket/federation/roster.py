@@ -1,0 +1,66 @@
+"""The roster as a TOML document, agreed out of band: who takes part in secure aggregation, and by which numbers.
+
+What the document means, its rules and how it is written are :class:`fedmarket.aggregation.secagg.roster.Roster`'s.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedmarket.aggregation.secagg.roster import Member, Roster, parse_public_key, threshold_for
+from fedmarket.aggregation.secagg.suite import SUITE
+from fedmarket.errors import ConfigError
+from fedmarket.files import parse_document, read_toml
+
+__all__ = ["Member", "Roster", "load_roster", "new_roster"]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class _MemberTable(_Table):
+    name: Annotated[str, Field(min_length=1)]
+    public_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _RosterTable(_Table):
+    format: Literal["fedmarket-roster/1"]
+    suite: str
+    threshold: int
+    minimum_survivors: int
+    member: list[_MemberTable]
+
+
+def new_roster(members: Iterable[Member], *, minimum_survivors: int | None = None) -> Roster:
+    """Return the roster of ``members``; where no minimum of survivors is given, it is the threshold.
+
+    Raises:
+        ConfigError: if a rule of the roster is broken.
+    """
+    listed = tuple(members)
+    threshold = threshold_for(len(listed))
+    least = threshold if minimum_survivors is None else minimum_survivors
+    return Roster(members=listed, threshold=threshold, minimum_survivors=least, suite=SUITE)
+
+
+def load_roster(path: Path) -> Roster:
+    """Return the roster in the TOML document at ``path``.
+
+    Raises:
+        ConfigError: one line that names file and key.
+    """
+    table = parse_document(_RosterTable, read_toml(path), source=str(path))
+    try:
+        return Roster(
+            members=tuple(
+                Member(name=member.name, public_key=parse_public_key(member.public_key)) for member in table.member
+            ),
+            threshold=table.threshold,
+            minimum_survivors=table.minimum_survivors,
+            suite=table.suite,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
