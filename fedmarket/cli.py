@@ -12,7 +12,7 @@ import click
 import typer
 from rich.console import Console
 
-from fedmarket.errors import ContractViolation, FedmarketError
+from fedmarket.errors import ContractViolation, FedmarketError, UsageError
 
 if TYPE_CHECKING:
     from fedmarket.config import ExperimentConfig
@@ -26,6 +26,10 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
+keys_app = typer.Typer(help="This party's long-term identity.", no_args_is_help=True)
+roster_app = typer.Typer(help="Who takes part in secure aggregation.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+app.add_typer(roster_app, name="roster")
 INTERRUPTED = 130
 """Exit code of a command that the user stopped (128 + SIGINT)."""
 
@@ -39,6 +43,8 @@ def main() -> None:
         code = app(standalone_mode=False)
     except FedmarketError as error:
         _fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        _fail(f"this command needs {error.name}: pip install 'fedmarket[train,flower]'", UsageError.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
@@ -88,7 +94,7 @@ def simulate(
 
       fedmarket simulate experiments/demo/config.toml
 
-      fedmarket simulate experiments/bank-marketing/config.toml --set privacy.epsilon=8 --output runs/bank-8
+      fedmarket simulate experiments/bank-marketing/config.toml --set privacy.epsilon=2 --output runs/bank-2
     """
     from fedmarket.config import load_config
     from fedmarket.report.summary import print_summary
@@ -152,8 +158,60 @@ def predict(
     from fedmarket.contract.schema import load_contract
     from fedmarket.scoring import score_file
 
-    rows = score_file(model, contract=load_contract(contract), data=data, output=output)
-    out.print(f"{rows} customers scored: {_shown(output)}", soft_wrap=True)
+    scored = score_file(model, contract=load_contract(contract), data=data, output=output)
+    if not scored.private:
+        err.print(
+            "[bold red]NOT PRIVATE:[/] this model was trained without secret noise; do not release it or its scores"
+        )
+    out.print(f"{scored.customers} customers scored: {_shown(output)}", soft_wrap=True)
+
+
+@keys_app.command("new")
+def keys_new(
+    path: Annotated[Path, typer.Argument(help="Where the private key goes; readable by you alone, never overwritten.")],
+) -> None:
+    """Make this party's long-term identity and print its public key, for the roster.
+
+    [bold]Example[/]
+
+      fedmarket keys new ~/.config/fedmarket/identity.pem
+    """
+    from fedmarket.federation.identity import new_identity, save_identity
+
+    identity = new_identity()
+    save_identity(identity, path)
+    out.print(identity.public_hex)
+
+
+@roster_app.command("check")
+def roster_check(
+    path: Annotated[Path, typer.Argument(help="The roster, a TOML document.")],
+    identity: Annotated[Path | None, typer.Option(help="Your private key: is it in the roster?")] = None,
+) -> None:
+    """Hold a roster against the rules, and print who is in it and how many may be lost.
+
+    [bold]Example[/]
+
+      fedmarket roster check roster.toml --identity ~/.config/fedmarket/identity.pem
+    """
+    from fedmarket.errors import ConfigError
+    from fedmarket.federation.identity import load_identity
+    from fedmarket.federation.roster import load_roster
+
+    roster = load_roster(path)
+    own = roster.index_of_key(load_identity(identity).public_key) if identity else None
+    if identity and own is None:
+        raise ConfigError(f"{path}: the key in {identity} is not in this roster")
+    for place, member in enumerate(roster.members):
+        mark = "  (this identity)" if place == own else ""
+        out.print(f"{member.public_key.hex()}  {_escaped(member.name)}{mark}", soft_wrap=True)
+    spare = len(roster.members) - roster.minimum_survivors
+    out.print(
+        f"{len(roster.members)} members, threshold {roster.threshold}, at least {roster.minimum_survivors} survivors: "
+        f"{spare} may be lost in a round",
+        soft_wrap=True,
+    )
+    out.print(f"hash {roster.hash.hex()}", soft_wrap=True)
 
 
 @contextmanager

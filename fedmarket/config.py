@@ -115,12 +115,14 @@ class Schedule(_Section):
 class PrivacySection(_Section):
     """What may be spent and how it is spent; the plan derives noise from it.
 
-    ``centre_share`` and ``calibration_share`` are the shares of the squared Gaussian-DP budget (mu squared, Dong et
-    al. 2022) given to the private feature means before training and to the private recalibration after it.
-    ``generator = "seeded-for-tests"`` makes noise reproducible and therefore worthless as protection.
+    ``epsilon`` is between 0.02, below which the accountants' own error bound of 0.01 leaves nothing to spend, and 32,
+    above which there is nothing to promise. ``centre_share`` and ``calibration_share`` are the shares of the squared
+    Gaussian-DP budget (mu squared, Dong et al. 2022) given to the private feature means before training and to the
+    private recalibration after it. ``generator = "seeded-for-tests"`` makes noise reproducible and therefore worthless
+    as protection.
     """
 
-    epsilon: Positive
+    epsilon: Annotated[Number, Field(ge=0.02, le=32)]
     noise: Literal["local"]
     clip_norm: Positive
     sample_rate: Annotated[Number, Field(gt=0, le=1)]
@@ -167,7 +169,7 @@ class ExperimentConfig(_Section):
 
     name: Name
     output: Name
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(strict=False, min_length=1)]
     workers: Count
     data: DataSection
     model: Annotated[LogisticModel | MlpModel, Field(discriminator="kind")]

@@ -1,5 +1,6 @@
 """Scoring a partner's own table with a released model, on the partner's own machine."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -15,8 +16,16 @@ from fedmarket.models.released import load_model, predict
 PROBABILITY = "response_probability"
 
 
-def score_file(model_path: Path, *, contract: Contract, data: Path, output: Path) -> int:
-    """Write each customer's response probability to ``output`` and return how many were scored.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """How many customers were scored, and whether the model was trained with privacy."""
+
+    customers: int
+    private: bool
+
+
+def score_file(model_path: Path, *, contract: Contract, data: Path, output: Path) -> Scored:
+    """Write each customer's response probability to ``output``.
 
     The first column is the contract's customer column, or ``row`` (from 1, the header not counted) where each row is a
     customer.
@@ -25,20 +34,22 @@ def score_file(model_path: Path, *, contract: Contract, data: Path, output: Path
         UsageError: if ``output`` is neither csv nor parquet.
         DataError: if model or table cannot be used; nothing is written then.
     """
-    if output.suffix not in (".csv", ".parquet"):
+    if output.suffix.lower() not in (".csv", ".parquet"):
         raise UsageError(f"{output}: expected a name that ends in .csv or .parquet")
-    model, state, layout = load_model(model_path, contract)
+    if any(output.resolve() == given.resolve() for given in (data, model_path)):
+        raise UsageError(f"{output}: is an input of this command; scores must go into a file of their own")
+    released = load_model(model_path, contract)
     table = read_table(data)
     check_table(table, contract, source=str(data), label_expected=False)
-    features = encode(table, contract, layout, label_expected=False).features
-    scores = pl.DataFrame({PROBABILITY: predict(model, state, features)})
+    features = encode(table, contract, released.layout, label_expected=False).features
+    scores = pl.DataFrame({PROBABILITY: predict(released.model, released.state, features)})
     scores = scores.insert_column(0, _customers(table, contract))
     with appearing(output) as temporary:
-        if output.suffix == ".csv":
+        if output.suffix.lower() == ".csv":
             scores.write_csv(temporary)
         else:
             scores.write_parquet(temporary)
-    return scores.height
+    return Scored(customers=scores.height, private=released.private)
 
 
 def _customers(table: pl.DataFrame, contract: Contract) -> pl.Series:

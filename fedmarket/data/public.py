@@ -124,10 +124,11 @@ def _data_folders() -> Iterator[Path]:
     if told := os.environ.get("FEDMARKET_DATA"):
         yield Path(told)
     yield _cache_folder()
-    here = Path.cwd()
-    for parent in (here, *here.parents):
-        if (parent / "pyproject.toml").is_file():
-            yield parent.parent / "shared" / "data"
+    # A checkout is where the work is done, or where this package was installed from.
+    for start in (Path.cwd(), Path(__file__).resolve().parent):
+        for parent in (start, *start.parents):
+            if (parent / "pyproject.toml").is_file():
+                yield parent.parent / "shared" / "data"
 
 
 def _cache_folder() -> Path:

@@ -95,14 +95,15 @@ class Market:
 
 
 def declared_rows(rows: int) -> int:
-    """Return the public size that a party declares: its rows rounded to two significant digits.
+    """Return the public size that a simulated party declares: its rows to two significant digits, and to tens at least.
 
-    A size is a business fact that partners tell each other; the exact count, which one customer changes, stays home.
+    A size is a business fact that partners tell each other before a run. It is not covered by epsilon: the guarantee is
+    for neighbouring tables of the same declared size, and at a rounding edge one row can tip it.
 
-    >>> declared_rows(8337), declared_rows(264)
-    (8300, 260)
+    >>> declared_rows(8337), declared_rows(264), declared_rows(27)
+    (8300, 260, 30)
     """
-    step = int(10 ** max(int(math.log10(rows)) - 1, 0))
+    step = int(10 ** max(int(math.log10(rows)) - 1, 1))
     return max(step, round(rows / step) * step)
 
 

@@ -74,7 +74,7 @@ class Party:
                 f"expected at most federation.max_party_rows = {most}"
             )
         if len(self.labels) > most:  # the integer range holds the sum of so many rows and no more
-            raise PlanError(f"party {self.name}: has more rows than federation.max_party_rows = {most}")
+            raise DataError(f"party {self.name}: has more rows than federation.max_party_rows = {most}")
         rate = self.terms.plan.mechanism("update").sample_rate
         if rate * self.declared_rows < 1:
             raise PlanError(

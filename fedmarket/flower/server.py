@@ -116,4 +116,5 @@ def _content(replies: dict[int, Message], node: int) -> RecordDict:
 
 def _save(coordinator: Coordinator, config: ExperimentConfig, contract: Contract, *, output: str) -> None:
     if output:
-        save_model(Path(output), coordinator.model, model=config.model, contract=contract)
+        private = coordinator.terms.plan.private
+        save_model(Path(output), coordinator.model, model=config.model, contract=contract, private=private)

@@ -20,6 +20,8 @@ from fedmarket.files import appearing
 from fedmarket.models.propensity import load_vector, logits, network_of, parameter_count
 
 FORMAT = "fedmarket-model/1"
+PRIVATE = "differentially private"
+NOT_PRIVATE = "NOT PRIVATE"
 _SPEC: TypeAdapter[LogisticModel | MlpModel] = TypeAdapter(LogisticModel | MlpModel)
 
 
@@ -79,9 +81,19 @@ def predict(
     return np.asarray(expit(recalibrated(raw, state.calibration) if calibrated else raw), dtype=np.float64)
 
 
-def save_model(path: Path, state: ModelState, *, model: LogisticModel | MlpModel, contract: Contract) -> None:
-    """Write the model as safetensors, appearing by rename, bound to the contract by its hash."""
-    metadata = {"format": FORMAT, "model": model.model_dump_json(), "contract": contract.hash}
+def save_model(
+    path: Path, state: ModelState, *, model: LogisticModel | MlpModel, contract: Contract, private: bool
+) -> None:
+    """Write the model as safetensors, appearing by rename, bound to the contract by its hash.
+
+    ``private`` says whether every release behind it was protected by secret noise; the file says so too.
+    """
+    metadata = {
+        "format": FORMAT,
+        "model": model.model_dump_json(),
+        "contract": contract.hash,
+        "privacy": PRIVATE if private else NOT_PRIVATE,
+    }
     tensors = {
         "centre": np.ascontiguousarray(state.centre),
         "parameters": np.ascontiguousarray(state.parameters),
@@ -91,8 +103,18 @@ def save_model(path: Path, state: ModelState, *, model: LogisticModel | MlpModel
         save_file(tensors, temporary, metadata=metadata)
 
 
-def load_model(path: Path, contract: Contract) -> tuple[LogisticModel | MlpModel, ModelState, Layout]:
-    """Return the model at ``path`` with the layout of its rows.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleasedModel:
+    """A model from disk: what it is, its numbers, the layout of its rows, and whether it was trained with privacy."""
+
+    model: LogisticModel | MlpModel
+    state: ModelState
+    layout: Layout
+    private: bool
+
+
+def load_model(path: Path, contract: Contract) -> ReleasedModel:
+    """Return the model at ``path``; one that does not say that it is private is not.
 
     Raises:
         TableError: if the file cannot be read or is not a fedmarket model.
@@ -117,7 +139,7 @@ def load_model(path: Path, contract: Contract) -> tuple[LogisticModel | MlpModel
     layout = layout_of(contract, binning=model.binning)
     if not _fits(state, model, layout.width):
         raise TableError(f"{path}: the model's numbers do not fit the contract")
-    return model, state, layout
+    return ReleasedModel(model=model, state=state, layout=layout, private=metadata.get("privacy") == PRIVATE)
 
 
 def _fits(state: ModelState, model: LogisticModel | MlpModel, width: int) -> bool:

@@ -50,19 +50,19 @@ class Stream:
     def normals(self, count: int) -> FloatArray:
         """Return ``count`` standard normals, float64.
 
-        Each is the sum of four Box-Muller normals over 2: an attacker who inverts one draw from the floating-point
-        pattern of its output (Mironov 2012) must then guess among 2 ** 192 (Holohan and Braghin 2021). A summand
+        Each is the sum of four independent Box-Muller normals over 2, so that a draw cannot be inverted from the
+        floating-point pattern of one output (Mironov 2012; Holohan and Braghin 2021). A summand
         beyond 8.57, of probability 2 ** -53, never comes. The noisy sum is then rounded to a public grid, which as
         post-processing costs nothing.
         """
         if count == 0:
             return np.empty(0)
-        pairs = (4 * count + 1) // 2
-        words = self.words(2 * pairs)
-        radius = np.sqrt(-2.0 * np.log(_open_unit(words[:pairs])))
-        angle = 2.0 * np.pi * _open_unit(words[pairs:])
-        draws = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[: 4 * count]
-        return np.asarray(draws.reshape(4, count).sum(axis=0) / 2.0)
+        half = (count + 1) // 2
+        words = self.words(8 * half).reshape(2, 4, half)
+        radius = np.sqrt(-2.0 * np.log(_open_unit(words[0])))
+        angle = 2.0 * np.pi * _open_unit(words[1])
+        # Cosines and sines of one pair are independent normals: the ones go into one output, the others into another.
+        return np.concatenate([(radius * part).sum(axis=0) for part in (np.cos(angle), np.sin(angle))])[:count] / 2.0
 
     def coins(self, count: int, rate: float) -> NDArray[np.bool_]:
         """Return ``count`` independent coins that are heads with probability ``rate``, or less by under 2 ** -53.

@@ -27,16 +27,14 @@ def _arms(results: dict[str, Any]) -> Table:
     table.add_column("arm")
     for name in (f"mean {results['metric'].upper()}", "95 % interval", "loss against pooled"):
         table.add_column(name, justify="right", no_wrap=True)
-    pooled = results["arms"]["pooled"]["per_seed"]
     for arm in words.in_order(results["arms"]):
         value = results["arms"][arm]
         low, high = value["interval"]
-        losses = [1 - a / b for a, b in zip(value["per_seed"], pooled, strict=True)]
         table.add_row(
             Text(words.arm_name(arm)),
             score(value["mean"]),
             f"{score(low)} to {score(high)}",
-            "" if arm == "pooled" else percent(sum(losses) / len(losses), 2),
+            "" if arm == "pooled" else percent(value["loss"], 2),
             style="bold" if arm == "federated_dp" else None,
         )
     return table

@@ -17,7 +17,13 @@ from fedmarket.evaluation.metrics import propensity_metrics
 from fedmarket.experiment.arms import ARMS, DECOMPOSITION, arm_named, layout_for, terms_of
 from fedmarket.privacy.plan import PrivacyPlan
 from fedmarket.simulation.seed import BOOSTED, JOINT, SeedResult
-from fedmarket.simulation.statements import ASSUMPTIONS, HYPERPARAMETERS, MECHANISM_WORDS, NOT_PROTECTED
+from fedmarket.simulation.statements import (
+    ASSUMPTIONS,
+    GENERATOR_WORDS,
+    HYPERPARAMETERS,
+    MECHANISM_WORDS,
+    NOT_PROTECTED,
+)
 
 FORMAT = "fedmarket-results/1"
 METRIC = "auc"
@@ -51,7 +57,7 @@ def results_of(
         "plan": _plan(config, plan),
         "federation": _federation(seeds, config, contract),
         "not_protected": list(NOT_PROTECTED),
-        "assumptions": list(ASSUMPTIONS),
+        "assumptions": [GENERATOR_WORDS[plan.generator], *ASSUMPTIONS],
         "configuration": _configuration(config),
         "versions": _versions(),
         "seconds": _seconds(seeds, total=seconds),
@@ -99,6 +105,7 @@ class _Table:
             "per_seed": arm.aucs.tolist(),
             "mean": float(arm.aucs.mean()),
             "interval": [max(low, 0.0), min(high, 1.0)],
+            "loss": float((1 - arm.aucs / self.arms["pooled"].aucs).mean()),
             "metrics": arm.metrics,
         }
 

@@ -47,7 +47,7 @@ def simulate(
     forget_markets()
     config = load_config(config_path, changes=changes)
     contract = load_contract(Path(config.data.contract))
-    terms_of(arm_named(JOINT), config, contract, seed=config.seeds[0])
+    terms = terms_of(arm_named(JOINT), config, contract, seed=config.seeds[0])
     keys = [MarketKey(config=config_path, changes=changes, seed=seed) for seed in config.seeds]
     for key in reversed(keys):  # so that the first seed's market is still open when its turn comes
         market = open_market(key)
@@ -61,7 +61,9 @@ def simulate(
     results = results_of(config, contract, seeds, source=source, seconds=time.perf_counter() - start)
     document = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     page = render(results)  # all is made before anything is written, so that the files belong together
-    save_model(folder / "model.safetensors", seeds[0].model, model=config.model, contract=contract)
+    save_model(
+        folder / "model.safetensors", seeds[0].model, model=config.model, contract=contract, private=terms.plan.private
+    )
     write_text(folder / "results.json", document)
     write_text(folder / "report.html", page)
     return Simulation(results=results, folder=folder)

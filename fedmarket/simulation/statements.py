@@ -11,10 +11,14 @@ HYPERPARAMETERS = (
     "spend privacy that is not accounted here"
 )
 
+GENERATOR_WORDS = {
+    "operating-system": "Noise and sampling coins come from ChaCha20 under secret keys of the operating system.",
+    "seeded-for-tests": "NOT PRIVATE: noise and sampling coins come from a seed, and protect nobody.",
+}
+
 ASSUMPTIONS = (
     "Each customer has one row at each party; a customer held by several parties spends the sum of their epsilons.",
-    "Noise and sampling coins come from ChaCha20 under a key of the operating system, which stays secret.",
-    "Party names, declared sizes (two significant digits), contract and configuration are public.",
+    "Party names, declared sizes, contract and configuration are public; neighbouring tables declare the same size.",
     "Noise is a normal in double precision, rounded to a public grid; accounting treats it as a continuous normal.",
 )
 

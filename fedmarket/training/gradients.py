@@ -54,7 +54,7 @@ def clipped_gradient_sum(
 
     Guarantees:
         Adding or removing one row moves the result by at most ``clip_norm`` in Euclidean norm, up to the float32
-        rounding of that row's own gradient (Abadi et al. 2016). A row whose gradient is not finite adds nothing:
+        rounding of gradients (Abadi et al. 2016). A row whose gradient is not finite adds nothing:
         under a clip no row decides whether there is an answer. The result is a sum: it is never divided by the number
         of rows drawn.
     """

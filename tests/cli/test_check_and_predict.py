@@ -10,7 +10,7 @@ import pytest
 from fedmarket.config import LogisticModel
 from fedmarket.contract.layout import layout_of
 from fedmarket.contract.schema import load_contract
-from fedmarket.models.released import ModelState, save_model
+from fedmarket.models.released import ModelState, load_model, save_model
 
 WORD = "Quxville"
 
@@ -85,7 +85,7 @@ def model(shop) -> Path:
         centre=parameters[:-1] / 10, parameters=parameters, calibration=pl.Series([0.0, 1.0, 0.0]).to_numpy()
     )
     path = shop.folder / "model.safetensors"
-    save_model(path, state, model=LogisticModel(kind="logistic", binning=False), contract=contract)
+    save_model(path, state, model=LogisticModel(kind="logistic", binning=False), contract=contract, private=True)
     return path
 
 
@@ -127,7 +127,7 @@ def test_a_customer_column_names_the_scores(fedmarket: Callable, shop):
     zeros = pl.Series([0.0] * (width + 1)).to_numpy()
     state = ModelState(centre=zeros[:-1], parameters=zeros, calibration=zeros[:3])
     path = shop.folder / "m.safetensors"
-    save_model(path, state, model=LogisticModel(kind="logistic", binning=False), contract=contract)
+    save_model(path, state, model=LogisticModel(kind="logistic", binning=False), contract=contract, private=True)
     assert predict(fedmarket, shop, path).code == 0
     assert pl.read_csv(shop.folder / "scores.csv").columns == ["company", "response_probability"]
 
@@ -191,3 +191,27 @@ def test_an_output_that_cannot_be_is_named_and_exits_with_2(fedmarket: Callable,
     ran = predict(fedmarket, shop, model, output=output)
     assert said in ran.error
     assert ran.code == 2
+
+
+def test_scores_never_take_the_place_of_the_table_or_the_model(fedmarket: Callable, shop, model):
+    before = shop.csv.read_bytes()
+    ran = predict(fedmarket, shop, model, output="shop.csv")
+    assert "shop.csv: is an input of this command" in ran.error
+    assert ran.code == 2
+    assert shop.csv.read_bytes() == before
+
+
+def test_a_model_without_privacy_says_so_when_it_scores(fedmarket: Callable, shop, model):
+    contract = load_contract(shop.contract)
+    found = load_model(model, contract)
+    save_model(model, found.state, model=found.model, contract=contract, private=False)
+    ran = predict(fedmarket, shop, model)
+    assert ran.code == 0
+    assert ran.err.startswith("NOT PRIVATE:")
+
+
+def test_the_demos_customers_keep_the_demos_contract(fedmarket: Callable):
+    demo = Path(__file__).parents[2] / "experiments" / "demo"
+    ran = fedmarket("check", "--contract", demo / "contract.toml", "--data", demo / "customers.csv")
+    assert ran.code == 0
+    assert "200 rows" in ran.out

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedmarket import __version__
+from fedmarket import __version__, cli
 
 FEDMARKET = Path(sys.executable).with_name("fedmarket")
 
@@ -73,3 +73,13 @@ def test_an_error_of_the_installed_command_is_one_line_and_its_code(shop):
     assert ran.returncode == 1
     assert "closed vocabulary" in ran.stderr
     assert "Quxville" not in ran.stderr + ran.stdout
+
+
+def test_a_missing_library_is_answered_with_what_to_install(fedmarket: Callable, monkeypatch: pytest.MonkeyPatch):
+    def missing(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(cli, "app", missing)
+    ran = fedmarket("simulate", "config.toml")
+    assert ran.error == "this command needs torch: pip install 'fedmarket[train,flower]'"
+    assert ran.code == 2

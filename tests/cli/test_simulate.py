@@ -15,13 +15,29 @@ WORD = "Quxville"
 ROOT = Path(__file__).parents[2]
 
 CONFIG_ERRORS = {
-    "epsilon zero": ("epsilon = 1.0", "epsilon = 0", "privacy.epsilon: Input should be greater than 0"),
-    "epsilon negative": ("epsilon = 1.0", "epsilon = -1", "privacy.epsilon: Input should be greater than 0"),
+    "epsilon zero": ("epsilon = 1.0", "epsilon = 0", "privacy.epsilon: Input should be greater than or equal to 0.02"),
+    "epsilon negative": (
+        "epsilon = 1.0",
+        "epsilon = -1",
+        "privacy.epsilon: Input should be greater than or equal to 0.02",
+    ),
+    "epsilon that no accountant can certify": ("epsilon = 1.0", "epsilon = 0.01", "greater than or equal to 0.02"),
+    "epsilon that promises nothing": ("epsilon = 1.0", "epsilon = 100", "less than or equal to 32"),
     "epsilon nan": ("epsilon = 1.0", "epsilon = nan", "privacy.epsilon"),
     "epsilon infinite": ("epsilon = 1.0", "epsilon = inf", "privacy.epsilon: Input should be a finite number"),
     "epsilon a word": ("epsilon = 1.0", 'epsilon = "one"', "privacy.epsilon"),
     "epsilon true": ("epsilon = 1.0", "epsilon = true", "privacy.epsilon"),
     "unknown key": ("epsilon = 1.0", "epsilon = 1.0\nepsilonn = 1.0", "privacy.epsilonn: unknown key"),
+    "unknown key, with those that are known": (
+        "epsilon = 1.0",
+        "epsilon = 1.0\nepsilonn = 1.0",
+        "expected one of calibration_rounds, calibration_share, centre_share, clip_norm, epsilon, generator, noise",
+    ),
+    "unknown key of one kind": (
+        'kind = "file"',
+        'kind = "file"\nsize = 3',
+        "data.source.file.size: unknown key; expected one of kind, partition, path",
+    ),
     "unknown section": ("[privacy]", "[secrets]\na = 1\n[privacy]", "secrets: unknown key"),
     "missing key": ("clip_norm = 1.0", "", "privacy.clip_norm: missing"),
     "clip zero": ("clip_norm = 1.0", "clip_norm = 0.0", "privacy.clip_norm"),
@@ -32,6 +48,7 @@ CONFIG_ERRORS = {
     "no seed": ("seeds = [0]", "seeds = []", "seeds"),
     "a seed twice": ("seeds = [0]", "seeds = [1, 1]", "a seed is used twice"),
     "a negative seed": ("seeds = [0]", "seeds = [-1]", "seeds.0"),
+    "a seed beyond 32 bits": ("seeds = [0]", "seeds = [4294967296]", "seeds.0"),
     "half a worker": ("workers = 1", "workers = 0.5", "workers"),
     "no rounds": ("rounds = 3", "rounds = 0", "training.rounds"),
     "test share": ("test_share = 0.2", "test_share = 1.0", "data.test_share"),
@@ -96,7 +113,7 @@ def test_sampling_under_replacement_is_refused(fedmarket: Callable, shop, no_tra
         ("privacy.epsilon.low=3", "--set privacy.epsilon.low: no section 'epsilon'"),
         ("privacy=3", "privacy: "),
         ("privacy.epsilon=", "privacy.epsilon: Input should be a valid number"),
-        ("privacy.epsilon=0", "privacy.epsilon: Input should be greater than 0"),
+        ("privacy.epsilon=0", "privacy.epsilon: Input should be greater than or equal to 0.02"),
         ("seeds=0", "seeds: "),
         ("workers=1\nname=x", "--set workers=1 name=x: expected KEY=VALUE"),
     ],

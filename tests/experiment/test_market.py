@@ -37,8 +37,8 @@ def test_no_test_row_is_a_training_row(path: Path):
     assert len(train) + len(market.test_rows) == 1500
 
 
-def test_a_declared_size_does_not_tell_one_customer_from_two_digits_on():
-    assert [declared_rows(rows) for rows in (1, 9, 10, 99, 104, 105, 12_345)] == [1, 9, 10, 99, 100, 100, 12_000]
+def test_a_declared_size_has_two_digits_and_is_never_finer_than_tens():
+    assert [declared_rows(rows) for rows in (1, 24, 99, 104, 105, 12_345)] == [10, 20, 100, 100, 100, 12_000]
 
 
 def test_terms_come_from_documents_and_not_from_rows(path: Path):

@@ -247,7 +247,7 @@ def test_a_declared_size_outside_the_terms_is_refused(world, declared: int):
 
 def test_more_rows_than_the_integer_range_holds_are_refused_whatever_is_declared(world):
     features, labels = world.rows(2001)
-    with pytest.raises(PlanError, match=r"party a: has more rows than federation\.max_party_rows = 2000"):
+    with pytest.raises(DataError, match=r"party a: has more rows than federation\.max_party_rows = 2000"):
         Party(name="a", terms=world.terms(), features=features, labels=labels, declared_rows=2000)
 
 

@@ -57,8 +57,9 @@ def state_of(model: LogisticModel | MlpModel, seed: int = 0) -> ModelState:
 @EACH
 def test_a_model_comes_back_as_it_was_saved(model: LogisticModel | MlpModel, tmp_path: Path):
     state, path = state_of(model), tmp_path / "deep" / "model.safetensors"
-    save_model(path, state, model=model, contract=CONTRACT)
-    loaded_model, loaded, layout = load_model(path, CONTRACT)
+    save_model(path, state, model=model, contract=CONTRACT, private=True)
+    found = load_model(path, CONTRACT)
+    loaded_model, loaded, layout = found.model, found.state, found.layout
     assert loaded_model == model
     assert layout == layout_of(CONTRACT, binning=model.binning)
     for name in ("centre", "parameters", "calibration"):
@@ -72,7 +73,7 @@ def test_a_model_comes_back_as_it_was_saved(model: LogisticModel | MlpModel, tmp
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
-    save_model(path, state_of(MODELS["logistic"]), model=MODELS["logistic"], contract=CONTRACT)
+    save_model(path, state_of(MODELS["logistic"]), model=MODELS["logistic"], contract=CONTRACT, private=True)
     return path
 
 
@@ -113,7 +114,7 @@ def write(path: Path, *, tensors: dict[str, object] | None = None, metadata: dic
 
 def test_the_file_that_the_bad_ones_are_made_from_is_good(tmp_path: Path):
     write(tmp_path / "model")
-    assert load_model(tmp_path / "model", CONTRACT)[0] == MODELS["logistic"]
+    assert load_model(tmp_path / "model", CONTRACT).model == MODELS["logistic"]
 
 
 BAD = {
@@ -191,3 +192,11 @@ def test_the_reach_is_bounded_and_near_the_pivot_the_identity_changes_little(raw
 def test_before_calibration_nothing_is_added():
     np.testing.assert_array_equal(UNCALIBRATED, [0.0, 1.0, 0.0])
     assert recalibrated(np.array([0.0]), UNCALIBRATED)[0] == 0.0
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_a_model_says_whether_it_was_trained_with_secret_noise(tmp_path: Path, private: bool):
+    path = tmp_path / "model.safetensors"
+    save_model(path, state_of(MODELS["logistic"]), model=MODELS["logistic"], contract=CONTRACT, private=private)
+    assert load_model(path, CONTRACT).private is private
+    assert (b"NOT PRIVATE" in path.read_bytes()) is not private

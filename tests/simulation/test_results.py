@@ -46,7 +46,7 @@ def test_the_top_level_has_these_keys_and_no_other(results):
 def test_every_arm_has_its_numbers_for_every_seed(results):
     assert set(results["arms"]) == ARMS
     for arm in results["arms"].values():
-        assert set(arm) == {"description", "per_seed", "mean", "interval", "metrics"}
+        assert set(arm) == {"description", "per_seed", "mean", "interval", "loss", "metrics"}
         assert len(arm["per_seed"]) == 2
         assert arm["mean"] == pytest.approx(sum(arm["per_seed"]) / 2)
         low, high = arm["interval"]

@@ -234,3 +234,25 @@ def test_the_name_appears_only_when_the_content_is_whole(tmp_path: Path):
         assert not path.exists()
         assert temporary.parent == path.parent, "a rename across file systems is no rename"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_perceptron_on_poisson_samples_goes_the_whole_way(write_market, tmp_path: Path):
+    config = write_market(
+        tmp_path,
+        ('kind = "logistic"\nbinning = true', 'kind = "mlp"\nbinning = false\nhidden = [4]'),
+        ("sample_rate = 1.0", "sample_rate = 0.2"),
+    )
+    results = simulate(config).results
+    spent = results["privacy"].values()
+    assert {(entry["sampling"], entry["sample_rate"]) for entry in spent} == {("Poisson", 0.2)}
+    assert all(0.9 < entry["epsilon"] <= 1.0 for entry in spent)
+    assert results["configuration"]["model"]["hidden"] == [4]
+    assert results["arms"]["federated_dp"]["mean"] != results["arms"]["federated_clipped"]["mean"]
+
+
+def test_a_seeded_run_never_assumes_secret_noise_and_its_model_says_so(write_market, tmp_path: Path):
+    simulation = simulate(write_market(tmp_path))
+    said = " ".join(simulation.results["assumptions"])
+    assert "NOT PRIVATE" in said
+    assert "secret" not in said
+    assert b"NOT PRIVATE" in (simulation.folder / "model.safetensors").read_bytes()
