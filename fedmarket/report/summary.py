@@ -11,7 +11,7 @@ from fedmarket.report.words import percent, score
 
 
 def print_summary(results: dict[str, Any], console: Console) -> None:
-    """Print every arm with its loss against the pooled model, then what each party spent.
+    """Print every arm with what the joint model loses to it, then what each party spent.
 
     Names are printed as text: markup in a party's name is not obeyed.
     """
@@ -25,7 +25,7 @@ def print_summary(results: dict[str, Any], console: Console) -> None:
 def _arms(results: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("arm")
-    for name in (f"mean {results['metric'].upper()}", "95 % interval", "loss against pooled"):
+    for name in (f"mean {results['metric'].upper()}", "95 % interval", "joint model loses"):
         table.add_column(name, justify="right", no_wrap=True)
     for arm in words.in_order(results["arms"]):
         value = results["arms"][arm]
@@ -34,7 +34,7 @@ def _arms(results: dict[str, Any]) -> Table:
             Text(words.arm_name(arm)),
             score(value["mean"]),
             f"{score(low)} to {score(high)}",
-            "" if arm == "pooled" else percent(value["loss"], 2),
+            "" if arm == "federated_dp" else percent(value["joint_loss"], 2),
             style="bold" if arm == "federated_dp" else None,
         )
     return table

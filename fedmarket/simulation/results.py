@@ -106,6 +106,7 @@ class _Table:
             "mean": float(arm.aucs.mean()),
             "interval": [max(low, 0.0), min(high, 1.0)],
             "loss": float((1 - arm.aucs / self.arms["pooled"].aucs).mean()),
+            "joint_loss": float((1 - self.arms[JOINT].aucs / arm.aucs).mean()),
             "metrics": arm.metrics,
         }
 

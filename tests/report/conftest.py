@@ -67,8 +67,10 @@ def example_results():
     scores = {arm: signal * labels + shared for arm, signal in SIGNALS.items()}
     probabilities = {arm: 1 / (1 + np.exp(-(1.15 * score - 2.75))) for arm, score in scores.items()}
     arms = {arm: _arm(arm, labels, probabilities[arm], rng) for arm in SIGNALS}
-    for arm in arms.values():
-        arm["loss"] = float(np.mean(1 - np.array(arm["per_seed"]) / np.array(arms["pooled"]["per_seed"])))
+    aucs = {name: np.array(arm["per_seed"]) for name, arm in arms.items()}
+    for name, arm in arms.items():
+        arm["loss"] = float(np.mean(1 - aucs[name] / aucs["pooled"]))
+        arm["joint_loss"] = float(np.mean(1 - aucs["federated_dp"] / aucs[name]))
     before = probabilities["federated_dp"] ** 0.8
     return {
         "format": "fedmarket-results/1",

@@ -23,8 +23,10 @@ def test_every_arm_has_its_mean_interval_and_loss(results):
         line = line_of(shown, f"{words.arm_name(arm)}  ")
         assert f"{value['mean']:.4f}" in line
         assert f"{value['interval'][0]:.4f} to {value['interval'][1]:.4f}" in line
-    loss = results["loss"]["pooled"]["mean"]
-    assert line_of(shown, "Federated with privacy").rstrip().endswith(f"{100 * loss:.2f} %")
+        if arm != "federated_dp":
+            assert line.rstrip().endswith(f" {100 * value['joint_loss']:.2f} %")
+    pooled = results["loss"]["pooled"]["mean"]
+    assert line_of(shown, "Pooled  ").rstrip().endswith(f" {100 * pooled:.2f} %")
 
 
 def test_every_party_has_its_epsilon(results):

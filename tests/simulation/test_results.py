@@ -46,7 +46,7 @@ def test_the_top_level_has_these_keys_and_no_other(results):
 def test_every_arm_has_its_numbers_for_every_seed(results):
     assert set(results["arms"]) == ARMS
     for arm in results["arms"].values():
-        assert set(arm) == {"description", "per_seed", "mean", "interval", "loss", "metrics"}
+        assert set(arm) == {"description", "per_seed", "mean", "interval", "loss", "joint_loss", "metrics"}
         assert len(arm["per_seed"]) == 2
         assert arm["mean"] == pytest.approx(sum(arm["per_seed"]) / 2)
         low, high = arm["interval"]
@@ -134,3 +134,11 @@ def test_no_folder_of_the_machine_is_told(results, tiny: Simulation):
     assert not [text for text in told if "/" in text and str(tiny.folder.parents[1]) in text]
     assert results["configuration"]["data"]["contract"] == "contract.toml"
     assert "output" not in results["configuration"]
+
+
+def test_each_arm_says_what_it_loses_to_the_pooled_one_and_what_the_joint_one_loses_to_it(results):
+    arms = results["arms"]
+    for arm in arms.values():
+        for key, base, other in (("loss", arms["pooled"], arm), ("joint_loss", arm, arms["federated_dp"])):
+            pairs = zip(base["per_seed"], other["per_seed"], strict=True)
+            assert arm[key] == pytest.approx(sum(1 - b / a for a, b in pairs) / 2)
