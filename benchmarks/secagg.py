@@ -19,7 +19,7 @@ import numpy as np
 from fedmarket.aggregation.secagg import party
 from fedmarket.aggregation.secagg.context import RoundContext
 from fedmarket.aggregation.secagg.server import SecureSum
-from fedmarket.aggregation.secagg.wire import STEPS
+from fedmarket.aggregation.steps import SECURE
 from fedmarket.federation.identity import new_identity
 from fedmarket.federation.roster import Member, new_roster
 
@@ -57,9 +57,9 @@ def our_round(members: int, length: int, *, drop: bool) -> dict[str, Any]:
     kept = members - min(members - roster.threshold, members // 3) if drop else members
     words = np.random.default_rng(0).integers(0, 2**32, length, dtype=np.uint32)
     server, states = SecureSum(context), {}
-    client: dict[str, list[float]] = {step: [] for step in STEPS}
+    client: dict[str, list[float]] = {step: [] for step in SECURE}
     check, up, down = 0.0, 0, 0
-    for step in STEPS:
+    for step in SECURE:
         start = CLOCK()
         outgoing = server.outgoing(step)
         check += CLOCK() - start

@@ -1,7 +1,8 @@
-"""The Flower ClientApp: two questions a coordinator may ask, each answered by this node's own party.
+"""The Flower ClientApp: the questions a coordinator may ask, each answered by this node's own party.
 
 A reviewer can read all of it here: a node says who it is (``query.join``), and it releases one noisy integer sum a
-round (``train.centre``, ``train.update``, ``train.calibrate``). Clip, noise and budget are the party's own; see
+round. Where sums are in the open that is ``train.sum``. Under secure aggregation it is ``train.mask``, with keys and
+shares before it and one share for each party after it. Clip, noise, budget and keys are the party's own; see
 ``fedmarket/federation/party.py``.
 """
 
@@ -19,19 +20,37 @@ def join(message: Message, context: Context) -> Message:
     return client.join(message, context)
 
 
-@app.train("centre")
-def centre(message: Message, context: Context) -> Message:
-    """Release the noisy sum of the encoded rows."""
-    return client.release(message, context)
+@app.train("sum")
+def noisy_sum(message: Message, context: Context) -> Message:
+    """Release the noisy sum of this round, in the open."""
+    return client.answer(message, context)
 
 
-@app.train("update")
-def update(message: Message, context: Context) -> Message:
-    """Release one round's noisy training update."""
-    return client.release(message, context)
+@app.query("advertise")
+def advertise(message: Message, context: Context) -> Message:
+    """Enter a round of secure aggregation: sign fresh keys."""
+    return client.answer(message, context)
 
 
-@app.train("calibrate")
-def calibrate(message: Message, context: Context) -> Message:
-    """Release the noisy statistics for the recalibration."""
-    return client.release(message, context)
+@app.query("share")
+def share(message: Message, context: Context) -> Message:
+    """Deal sealed shares of this round's secrets to the other parties."""
+    return client.answer(message, context)
+
+
+@app.train("mask")
+def mask(message: Message, context: Context) -> Message:
+    """Release the noisy sum of this round, masked."""
+    return client.answer(message, context)
+
+
+@app.query("consent")
+def consent(message: Message, context: Context) -> Message:
+    """Sign whose masked sums the server has."""
+    return client.answer(message, context)
+
+
+@app.query("unmask")
+def unmask(message: Message, context: Context) -> Message:
+    """Give one share for each party: of the mask that hides it alone, or, of one that was lost, of its pair masks."""
+    return client.answer(message, context)

@@ -214,6 +214,30 @@ def roster_check(
     out.print(f"hash {roster.hash.hex()}", soft_wrap=True)
 
 
+@roster_app.command("rehearse")
+def roster_rehearse(
+    config: Annotated[Path, typer.Argument(help="The experiment whose parties are simulated.")],
+    folder: Annotated[Path, typer.Argument(help="Where roster.toml and the private keys go; a folder of their own.")],
+) -> None:
+    """Make fresh keys and a roster for the simulated parties of an experiment.
+
+    One machine then holds every party's key, which is good for a simulation under Flower's own runtime and for nothing
+    else. [bold]fedmarket simulate[/] does not need it: it makes keys of its own for each run.
+
+    [bold]Example[/]
+
+      fedmarket roster rehearse experiments/demo/config.toml runs/flower/roster
+    """
+    from fedmarket.config import load_config
+    from fedmarket.experiment.market import MarketKey, open_market
+    from fedmarket.federation.seat import rehearsal_roster
+
+    settings = load_config(config)
+    names = open_market(MarketKey(config=config, changes=(), seed=settings.seeds[0])).names
+    path = rehearsal_roster(folder, names, minimum_survivors=settings.federation.minimum_survivors)
+    out.print(f"{len(names)} simulated parties: {_shown(path)}", soft_wrap=True)
+
+
 @contextmanager
 def _progress(config: "ExperimentConfig") -> "Iterator[OnProgress]":
     """Give a callback that shows a bar for each seed on a terminal, and a line for each finished one elsewhere."""

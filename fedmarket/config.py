@@ -133,22 +133,31 @@ class PrivacySection(_Section):
 
 
 class AggregationSection(_Section):
-    """How integer updates are summed: ``ideal`` is the plain sum modulo 2 ** ``modulus_bits``."""
+    """How integer updates are summed modulo 2 ** ``modulus_bits``.
 
-    secagg: Literal["ideal"]
+    ``secure`` masks them, so that the server sees nothing but the sum; ``ideal`` is the plain sum of updates in the
+    open, the same to the last bit, for quick research.
+    """
+
+    secagg: Literal["secure", "ideal"]
     modulus_bits: Literal[32, 64]
 
 
 class FederationSection(_Section):
-    """Public capacity of the federation, and how long the coordinator waits for a reply.
+    """Public capacity of the federation, what a round needs, and how long the coordinator waits.
 
     ``max_parties`` and ``max_party_rows`` size the integer range so that no sum can wrap; both are agreed in public
-    and say nothing about a table.
+    and say nothing about a table. A round in which fewer than ``minimum_survivors`` parties answered is void, and
+    ``max_void_rounds`` of them in a row end the run. ``reply_timeout_seconds`` bounds the wait for every answer but
+    those that need computing on rows, which have ``training_timeout_seconds``.
     """
 
     max_parties: Count
     max_party_rows: Count
+    minimum_survivors: Count
+    max_void_rounds: Count
     reply_timeout_seconds: Positive
+    training_timeout_seconds: Positive
 
 
 class EvaluationSection(_Section):

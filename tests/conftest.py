@@ -72,12 +72,15 @@ calibration_share = 0.05
 calibration_rounds = 3
 generator = "seeded-for-tests"
 [aggregation]
-secagg = "ideal"
+secagg = "secure"
 modulus_bits = 32
 [federation]
 max_parties = 8
 max_party_rows = 2000
+minimum_survivors = 3
+max_void_rounds = 3
 reply_timeout_seconds = 60.0
+training_timeout_seconds = 60.0
 [evaluation]
 contact_cost = 5.0
 response_margin = 60.0

@@ -6,6 +6,7 @@ silent clip.
 """
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -64,3 +65,13 @@ class FixedPoint:
     def word_dtype(self) -> np.dtype[np.unsignedinteger]:
         """The unsigned type whose arithmetic wraps at the modulus."""
         return np.dtype(f"u{self.modulus_bits // 8}")
+
+
+def words_to_bytes(words: WordArray) -> bytes:
+    """Return ``words`` as little-endian bytes."""
+    return words.tobytes() if sys.byteorder == "little" else words.byteswap().tobytes()
+
+
+def bytes_to_words(content: bytes | memoryview, *, modulus_bits: int) -> WordArray:
+    """Return little-endian bytes as words of this machine, read-only where no copy was needed."""
+    return np.frombuffer(content, dtype=f"<u{modulus_bits // 8}").astype(f"u{modulus_bits // 8}", copy=False)

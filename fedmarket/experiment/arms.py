@@ -29,7 +29,8 @@ class Arm:
         schedule: which of the experiment's schedules it trains by.
         clipped: whether each row's gradient is clipped.
         rounded: whether updates are rounded to the configured modulus, or to the finest.
-        noisy: whether the privacy plan holds.
+        noisy: whether the privacy plan holds. Only then is there something to hide: updates are masked as configured,
+            and summed in the open in the baselines, which gives the same sum to the last bit.
     """
 
     name: str
@@ -145,11 +146,23 @@ def terms_of(arm: Arm, config: ExperimentConfig, contract: Contract, *, seed: in
         schedule=schedule,
         plan=plan,
         modulus_bits=config.aggregation.modulus_bits if arm.rounded else FINEST_BITS,
+        secagg=config.aggregation.secagg if arm.noisy else "ideal",
         max_parties=config.federation.max_parties,
         max_party_rows=config.federation.max_party_rows,
-        minimum_parties=contract.minimum_parties,
+        minimum_survivors=_minimum_survivors(config, contract),
     )
     if arm.holders == "parties":
         return terms
-    # One party holds what all may hold: the same range for the sum.
-    return replace(terms, max_parties=1, max_party_rows=terms.max_parties * terms.max_party_rows, minimum_parties=1)
+    # One party holds what all may hold: the same range for the sum, and nobody to hide it from.
+    rows = terms.max_parties * terms.max_party_rows
+    return replace(terms, secagg="ideal", max_parties=1, max_party_rows=rows, minimum_survivors=1)
+
+
+def _minimum_survivors(config: ExperimentConfig, contract: Contract) -> int:
+    least = config.federation.minimum_survivors
+    if least < contract.minimum_parties:
+        raise ConfigError(
+            f"federation.minimum_survivors: contract {contract.name} needs at least {contract.minimum_parties} "
+            f"parties in a sum, got {least}"
+        )
+    return least

@@ -16,6 +16,7 @@ from fedmarket.data.population import Deal, Population, deal, load_population
 from fedmarket.errors import ConfigError
 from fedmarket.experiment.arms import Arm, layout_for, terms_of
 from fedmarket.federation.party import Party
+from fedmarket.federation.seat import Seat, need_seats_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ class Market:
             return self.names
         return (POOL,) if arm.holders == "pooled" else (alone,)
 
-    def party(self, arm: Arm, name: str) -> Party:
+    def party(self, arm: Arm, name: str, *, seat: Seat | None = None) -> Party:
         """Return the party called ``name`` with its training rows, under the terms of ``arm``.
 
         Raises:
@@ -75,6 +76,7 @@ class Market:
             features=np.ascontiguousarray(self.features[rows]),
             labels=np.ascontiguousarray(self.population.labels[rows]),
             declared_rows=sum(declared_rows(len(self.deal.train[member])) for member in members),
+            seat=seat,
             test_seed=self.seed,
         )
 
@@ -85,11 +87,14 @@ class Market:
             UsageError: if configuration or contract do not fit the number and the sizes of the parties.
             DataError: if a party's rows cannot be used.
         """
-        parties, most, fewest = len(self.names), self.config.federation.max_parties, self.contract.minimum_parties
+        federation = self.config.federation
+        parties, most, least = len(self.names), federation.max_parties, federation.minimum_survivors
         if parties > most:
             raise ConfigError(f"federation.max_parties: the data has {parties} parties, got {most}")
-        if parties < fewest:
-            raise ConfigError(f"contract {self.contract.name}: minimum_parties is {fewest}, the data has {parties}")
+        if parties < least:
+            raise ConfigError(f"federation.minimum_survivors: the data has {parties} parties, got {least}")
+        if self.config.aggregation.secagg == "secure":
+            need_seats_for(self.names, minimum_survivors=least)
         for name in self.names:
             self.party(arm, name)
 

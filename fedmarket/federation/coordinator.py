@@ -1,11 +1,12 @@
-"""The coordinator's side of a run: opens rounds, takes what is valid, sums, and moves the model.
+"""The coordinator's side of a run: opens rounds, passes messages on, sums what is valid, and moves the model.
 
-It never holds a row. A bad reply is rejected by name and the round goes on with the others; below the agreed minimum
-of parties the run stops.
+It never holds a row. A bad reply is rejected by name and the round goes on with the others. A round with too few of
+them is void: it moves nothing, and the next one starts afresh under its own number.
 """
 
 import math
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from unicodedata import category
 
 import numpy as np
@@ -13,10 +14,14 @@ import torch
 
 from fedmarket.aggregation.calibration import newton_step
 from fedmarket.aggregation.optimizer import ServerOptimizer
+from fedmarket.aggregation.secagg.context import RUN_SIZE
+from fedmarket.aggregation.secagg.roster import Roster
+from fedmarket.aggregation.secagg.server import SecureSum
+from fedmarket.aggregation.steps import RELEASING, Step
 from fedmarket.aggregation.summation import IdealSum, RoundSum
-from fedmarket.arrays import FloatArray
-from fedmarket.errors import BadMessage, FederationStopped
-from fedmarket.federation.messages import Acceptance, Invitation, Rejection, Request, Update
+from fedmarket.arrays import FloatArray, WordArray
+from fedmarket.errors import BadMessage, ConfigError, FederationStopped, RoundVoid
+from fedmarket.federation.messages import Acceptance, Invitation, Rejection, Request, Update, VoidRound
 from fedmarket.federation.terms import Terms
 from fedmarket.models.propensity import initial_vector, load_vector, logits, network_of
 from fedmarket.models.released import UNCALIBRATED, ModelState
@@ -24,15 +29,31 @@ from fedmarket.models.released import UNCALIBRATED, ModelState
 LONGEST_NAME = 100
 """Characters of a party's name: it stands in one-line messages and in reports."""
 
+JOIN = "join"
+"""What a rejection names as its step before the first round."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Coordinator:
-    """A run from invitation to released model; drive it with the methods in the order in which they stand."""
+    """A run from invitation to released model; drive it with the methods in the order in which they stand.
+
+    Attributes:
+        roster: who takes part in secure aggregation, where the terms ask for it.
+        max_void_rounds: how many void rounds in a row end the run.
+
+    Raises:
+        UsageError: if the terms ask for secure aggregation and the roster is missing or was made for other terms.
+    """
 
     terms: Terms
+    max_void_rounds: int
+    roster: Roster | None = field(default=None, repr=False)
     rejections: list[Rejection] = field(default_factory=list)
+    void_rounds: list[VoidRound] = field(default_factory=list)
+    _run: bytes = field(default_factory=lambda: os.urandom(RUN_SIZE))
     _declared: dict[str, int] = field(default_factory=dict)
     _round: int = 0
+    _place: int = 0
     _sum: RoundSum | None = None
     _centre: FloatArray = field(init=False, repr=False)
     _optimizer: ServerOptimizer = field(init=False, repr=False)
@@ -40,13 +61,20 @@ class Coordinator:
 
     def __post_init__(self) -> None:
         """Start from the public initial parameters."""
+        if self.terms.secagg == "ideal":
+            self.roster = None
+        elif self.roster is None:
+            raise ConfigError("roster: aggregation.secagg is secure, which needs a roster")
+        else:
+            self.terms.need_fitting(self.roster)
         start = initial_vector(self.terms.model, self.terms.width, seed=self.terms.initial_seed)
         self._centre = np.zeros(self.terms.width)
         self._optimizer = ServerOptimizer.starting_at(start)
 
     def invitation(self) -> Invitation:
         """Return what is sent to every node before the first round."""
-        return Invitation(terms_hash=self.terms.hash)
+        roster_hash = self.roster.hash.hex() if self.roster else ""
+        return Invitation(run=self._run, terms_hash=self.terms.hash, roster_hash=roster_hash)
 
     def admit(self, acceptance: Acceptance) -> None:
         """Take a party into the run.
@@ -58,6 +86,8 @@ class Coordinator:
             raise BadMessage("the party holds other terms")
         if not _usable(acceptance.party):
             raise BadMessage(f"expected a name of 1 to {LONGEST_NAME} characters on one line")
+        if self.roster and self.roster.index(acceptance.party) is None:
+            raise BadMessage("the party is not in the roster")
         if acceptance.party in self._declared:
             raise BadMessage("a second party of the same name")
         if not 0 < acceptance.declared_rows <= self.terms.max_party_rows:
@@ -66,25 +96,30 @@ class Coordinator:
             raise BadMessage(f"more than {self.terms.max_parties} parties")
         self._declared[acceptance.party] = acceptance.declared_rows
 
-    def open_round(self) -> Request:
-        """Return the request of the next round, the same for every party.
+    def requests(self) -> dict[str, Request]:
+        """Return what goes to each party still in the round, for the step that is due; opens a round where none is.
 
         Raises:
-            FederationStopped: if fewer parties than the agreed minimum are in the run.
+            FederationStopped: if too few parties joined.
         """
-        self._need(len(self._declared))
-        phase = self.terms.phase_of(self._round)
-        grid = self.terms.grid_of(phase)
-        self._sum = IdealSum(length=self.terms.length_of(phase), word_dtype=grid.word_dtype)
-        if phase == "calibrate" and self._round == self.terms.schedule.rounds + 1:
-            self._calibration = self._identity_around_typical_logit()
-        return Request(round_number=self._round, phase=phase, model=self.model)
+        opened = self._sum or self._opened()
+        model = self.model
+        template = Request(
+            round_number=self._round,
+            phase=self.terms.phase_of(self._round),
+            step=self.step,
+            model_hash=model.hash,
+            model=model if self.step in RELEASING else None,
+            packet=b"",
+        )
+        packets = opened.outgoing(self.step)
+        return {party: replace(template, packet=packet) for party, packet in packets.items() if party in self._declared}
 
     def receive(self, update: Update) -> None:
-        """Take one party's update into the sum of the open round.
+        """Take one party's answer to the step that is due.
 
         Raises:
-            BadMessage: if it is from a stranger, for another round, malformed, or the second of its party.
+            BadMessage: if it is from a stranger, for another round or step, malformed, or the second of its party.
         """
         if self._sum is None:
             raise BadMessage("no round is open")
@@ -92,34 +127,42 @@ class Coordinator:
             raise BadMessage("from a party that did not join")
         if update.round_number != self._round:
             raise BadMessage(f"for round {update.round_number}, but round {self._round} is open")
-        self._sum.add(update.party, update.words)
+        if update.step != self.step:
+            raise BadMessage(f"for the step {update.step}, but {self.step} is due")
+        self._sum.receive(update.step, update.party, update.content)
 
     def reject(self, party: str, reason: str) -> None:
-        """Note that ``party``'s message in this round was not used, and why."""
-        self.rejections.append(Rejection(round_number=self._round, party=party, reason=reason))
+        """Note that ``party``'s message in this step was not used, and why."""
+        step = JOIN if self._round == 0 and self._sum is None else self.step
+        reason = reason.removeprefix(f"{party}: ")
+        self.rejections.append(Rejection(round_number=self._round, step=step, party=party, reason=reason))
 
-    def close_round(self) -> None:
-        """Move the model by the sum of the survivors and go to the next round.
+    def close_step(self) -> None:
+        """End the step; after the last one move the model by the sum of the survivors and go to the next round.
+
+        A void round moves nothing.
 
         Raises:
-            FederationStopped: if fewer parties than the agreed minimum survived.
+            FederationStopped: if more rounds in a row were void than is allowed.
         """
         if self._sum is None:
             raise BadMessage("no round is open")
-        survivors = self._sum.survivors
-        self._need(len(survivors))
-        phase = self.terms.phase_of(self._round)
-        total = self.terms.grid_of(phase).decode(self._sum.total())
-        rows = sum(self._declared[party] for party in survivors)
-        if phase == "centre":
-            self._centre = total / rows
-        elif phase == "update":
-            self._step(total / (self.terms.plan.mechanism("update").sample_rate * rows))
-        else:
-            noise_std = self.terms.plan.mechanism("calibrate").noise_std * math.sqrt(len(survivors))
-            self._calibration = newton_step(self._calibration, total, noise_std=noise_std)
+        try:
+            self._sum.close(self.step)
+            if self._place + 1 < len(self.terms.steps):
+                self._place += 1
+                return
+            self._move(self._sum.total(), self._sum.survivors)
+        except RoundVoid as void:
+            self._note_void(str(void), self._sum.suspects)
         self._sum = None
+        self._place = 0
         self._round += 1
+
+    @property
+    def step(self) -> Step:
+        """The step that is due."""
+        return self.terms.steps[self._place]
 
     @property
     def finished(self) -> bool:
@@ -138,6 +181,52 @@ class Coordinator:
         parameters = self._optimizer.parameters if training else self._optimizer.released
         return ModelState(centre=self._centre, parameters=parameters, calibration=self._calibration)
 
+    def _opened(self) -> RoundSum:
+        """Open the next round; the parties of the run are known by now."""
+        least, joined = self.terms.minimum_survivors, len(self._declared)
+        if joined < least:
+            raise FederationStopped(f"{joined} parties joined, at least {least} are needed{self._causes()}")
+        phase = self.terms.phase_of(self._round)
+        if phase == "calibrate" and self._round == self.terms.schedule.rounds + 1:
+            self._calibration = self._identity_around_typical_logit()
+        if self.roster:
+            model_hash = self.model.hash
+            self._sum = SecureSum(
+                self.terms.context_of(self._round, run=self._run, model_hash=model_hash, roster=self.roster)
+            )
+        else:
+            self._sum = IdealSum(
+                round_number=self._round,
+                parties=tuple(self._declared),
+                least=least,
+                length=self.terms.length_of(phase),
+                modulus_bits=self.terms.modulus_bits,
+            )
+        return self._sum
+
+    def _move(self, words: WordArray, survivors: tuple[str, ...]) -> None:
+        phase = self.terms.phase_of(self._round)
+        total = self.terms.grid_of(phase).decode(words)
+        rows = sum(self._declared[party] for party in survivors)
+        if phase == "centre":
+            self._centre = total / rows
+        elif phase == "update":
+            self._step(total / (self.terms.plan.mechanism("update").sample_rate * rows))
+        else:
+            noise_std = self.terms.plan.mechanism("calibrate").noise_std * math.sqrt(len(survivors))
+            self._calibration = newton_step(self._calibration, total, noise_std=noise_std)
+
+    def _note_void(self, reason: str, suspects: tuple[str, ...]) -> None:
+        hint = f" (may be caused by {', '.join(suspects)})" if suspects else ""
+        self.void_rounds.append(VoidRound(round_number=self._round, reason=reason + hint))
+        last = self.void_rounds[-self.max_void_rounds :]
+        if len(last) == self.max_void_rounds and last[0].round_number == self._round + 1 - self.max_void_rounds:
+            raise FederationStopped(f"{reason + hint}, as were all of the last {len(last)}{self._causes()}")
+
+    def _causes(self) -> str:
+        causes = "; ".join(f"{r.party}: {r.reason}" for r in self.rejections[-3:])
+        return f" ({causes})" if causes else ""
+
     def _step(self, gradient: FloatArray) -> None:
         schedule = self.terms.schedule
         self._optimizer = self._optimizer.step(
@@ -146,14 +235,6 @@ class Coordinator:
             momentum=schedule.momentum,
             average=self._round > schedule.average_after * schedule.rounds,
         )
-
-    def _need(self, parties: int) -> None:
-        if parties < self.terms.minimum_parties:
-            causes = "; ".join(f"{r.party}: {r.reason}" for r in self.rejections[-3:])
-            raise FederationStopped(
-                f"round {self._round}: {parties} parties left, the contract needs {self.terms.minimum_parties}"
-                + (f" ({causes})" if causes else "")
-            )
 
     def _identity_around_typical_logit(self) -> FloatArray:
         """Return the calibration that changes nothing, pivoted on the logit of the average row."""

@@ -2,16 +2,23 @@
 
 from dataclasses import dataclass, field
 
-from fedmarket.arrays import AnyArray
+from fedmarket.aggregation.steps import Step
 from fedmarket.models.released import ModelState
 from fedmarket.privacy.plan import Phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invitation:
-    """Coordinator to party: who are you, and do you hold the same terms?"""
+    """Coordinator to party: who are you, and do you hold the same terms and the same roster?
 
+    Attributes:
+        run: 16 bytes that no other run has.
+        roster_hash: empty where sums are in the open.
+    """
+
+    run: bytes
     terms_hash: str
+    roster_hash: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,26 +32,45 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """Coordinator to party: the model so far, for the release of this round."""
+    """Coordinator to party: answer this step of this round.
+
+    Attributes:
+        model_hash: of the model so far, 32 bytes; all keys and masks of the round are bound to it.
+        model: the model itself, in the steps in which the party computes on its rows.
+        packet: what the aggregation has to say to this party.
+    """
 
     round_number: int
     phase: Phase
-    model: ModelState = field(repr=False)
+    step: Step
+    model_hash: bytes = field(repr=False)
+    model: ModelState | None = field(repr=False)
+    packet: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """Party to coordinator: the release of this round as residues; nothing else travels with it."""
+    """Party to coordinator: its answer to a step; nothing but what the aggregation defines travels with it."""
 
     party: str
     round_number: int
-    words: AnyArray = field(repr=False)
+    step: Step
+    content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """A message that was not used, or a party that did not answer: said by name."""
+    """A message that was not used, or a party that did not answer: said by name. ``step`` is ``join`` at the start."""
 
     round_number: int
+    step: str
     party: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoidRound:
+    """A round that gave no sum; the model stayed as it was, and what the parties spent on it stays spent."""
+
+    round_number: int
     reason: str

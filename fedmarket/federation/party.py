@@ -1,22 +1,26 @@
 """The party's side of a run: checks each request against its own terms and budget, then releases one noisy sum.
 
-The steps of a round, in this order:
+A round is one step where sums are in the open, five under secure aggregation. Its rules, in this order:
 
-1. check the request: known round, not answered before, right phase, right shapes, finite numbers;
+1. check the request: known round, not entered before, right phase; then the step that is due, the model as announced;
 2. charge the budget and keep the new state, or refuse;
 3. compute the sum over the own rows, clip and noise as the own plan says;
-4. round to integers, or refuse if out of range.
+4. round to integers, or refuse if out of range;
+5. under secure aggregation mask them, and keep what is needed to unmask the sum.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
-from fedmarket.arrays import AnyArray, FeatureArray, FloatArray
-from fedmarket.errors import BadMessage, DataError, PlanError
+from fedmarket.aggregation.fixedpoint import words_to_bytes
+from fedmarket.aggregation.secagg.context import RUN_SIZE
+from fedmarket.arrays import AnyArray, FeatureArray, FloatArray, WordArray
+from fedmarket.errors import BadMessage, ConfigError, DataError, PlanError, Refusal
 from fedmarket.federation.messages import Acceptance, Invitation, Request, Update
+from fedmarket.federation.seat import Seat
 from fedmarket.federation.terms import Terms
 from fedmarket.models.propensity import network_of
 from fedmarket.models.released import ModelState, centred
@@ -27,10 +31,24 @@ from fedmarket.training.sums import calibration_sum, feature_sum, update_sum
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartyState:
-    """What a party must remember between rounds: the last round that it answered, and what it spent."""
+    """What a party must remember between messages.
 
+    Attributes:
+        run: the run that it joined, 16 bytes; empty before.
+        last_round: the last round that it entered.
+        model_hash: of the model that the round was opened with.
+        secagg: what secure aggregation remembers of an open round, SECRETS IN CLEAR; empty where none is open.
+    """
+
+    run: bytes = b""
     last_round: int = -1
     spending: Spending = field(default_factory=Spending)
+    model_hash: bytes = field(default=b"", repr=False)
+    secagg: bytes = field(default=b"", repr=False)
+
+
+Keep = Callable[[PartyState], None]
+"""Stores a state before anything that depends on it leaves the party."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,11 +59,13 @@ class Party:
         features: (n, width) encoded rows.
         labels: (n,) 0 or 1.
         declared_rows: the size that the party makes public; sampling and step sizes use it, never ``n``.
+        seat: the party's place in secure aggregation, where the terms ask for it.
         test_seed: with the plan's generator ``seeded-for-tests``, where reproducible noise starts.
 
     Guarantees:
         Whatever the coordinator sends, over any number of messages, the party releases at most what its own plan
-        allows, each release with the plan's clip and noise, and one release for each round number.
+        allows, each release with the plan's clip and noise, and one release for each round number; under terms with
+        secure aggregation only masked.
     """
 
     name: str
@@ -53,6 +73,7 @@ class Party:
     features: FeatureArray = field(repr=False)
     labels: FeatureArray = field(repr=False)
     declared_rows: int
+    seat: Seat | None = field(default=None, repr=False)
     test_seed: int = 0
     _centred: tuple[FloatArray, torch.Tensor] | None = field(default=None, repr=False)
 
@@ -82,63 +103,126 @@ class Party:
                 "is less than one row a step"
             )
 
-    def join(self, invitation: Invitation) -> Acceptance:
-        """Answer an invitation.
+    def join(self, state: PartyState, invitation: Invitation, *, keep: Keep) -> Acceptance:
+        """Answer an invitation; the run is kept, and every key of the party's rounds is bound to it.
 
         Raises:
-            BadMessage: if the coordinator holds other terms.
+            BadMessage: if the coordinator holds other terms or another roster, or the party has joined a run already.
+            UsageError: if the terms ask for secure aggregation and the party has no seat, or one of other terms.
         """
         if invitation.terms_hash != self.terms.hash:
             raise BadMessage(
                 f"terms differ: the coordinator holds {invitation.terms_hash[:12]}, this party {self.terms.hash[:12]}"
             )
+        own = ""
+        if self.terms.secagg == "secure":
+            roster = self._seat().roster
+            self.terms.need_fitting(roster)
+            own = roster.hash.hex()
+        if invitation.roster_hash != own:
+            raise BadMessage(
+                f"rosters differ: the coordinator holds {invitation.roster_hash[:12] or 'none'}, "
+                f"this party {own[:12] or 'none'}"
+            )
+        if state.run:
+            raise BadMessage("this party has joined a run already")
+        if len(invitation.run) != RUN_SIZE:
+            raise BadMessage(f"expected a run of {RUN_SIZE} bytes, got {len(invitation.run)}")
+        keep(replace(state, run=invitation.run))
         return Acceptance(party=self.name, declared_rows=self.declared_rows, terms_hash=self.terms.hash)
 
-    def answer(self, state: PartyState, request: Request, *, keep: Callable[[PartyState], None]) -> Update:
-        """Return the update, after ``keep`` has stored the state that pays for it.
+    def answer(self, state: PartyState, request: Request, *, keep: Keep) -> Update:
+        """Return the answer to one step of a round, after ``keep`` has stored the state that it leads to.
 
-        The state is kept before anything is computed: what fails afterwards is spent, and cannot be asked for again.
+        A release is paid for before anything is computed: what fails afterwards is spent, and cannot be asked for
+        again. A step that fails under secure aggregation ends the round for this party: its secrets are forgotten.
 
         Raises:
             BadMessage: if the request is malformed, repeated, or out of order, or the result out of range.
-            Refusal: if the budget does not allow the release.
+            Refusal: if the budget does not allow the release, or an answer could reveal more than the sum.
         """
-        self._check(state, request)
-        count = self.terms.releases_in(request.phase)
-        charged = PartyState(
-            last_round=request.round_number,
-            spending=state.spending.charged(self.terms.plan, request.phase, count),
+        if request.step not in self.terms.steps:
+            raise BadMessage(f"step: expected one of {', '.join(self.terms.steps)}, got {request.step!r}")
+        if request.step == self.terms.steps[0]:
+            self._check_entry(state, request)
+            state = replace(state, last_round=request.round_number, model_hash=request.model_hash, secagg=b"")
+        elif request.round_number != state.last_round or not state.secagg:
+            raise Refusal(f"round {request.round_number}: this party is not in it; last entered {state.last_round}")
+        content = (
+            self._in_the_open(state, request, keep) if request.step == "sum" else self._sealed(state, request, keep)
         )
-        keep(charged)
-        released = self._release(request)
-        words = self.terms.grid_of(request.phase).encode(released)
-        return Update(party=self.name, round_number=request.round_number, words=words)
+        return Update(party=self.name, round_number=request.round_number, step=request.step, content=content)
 
-    def _check(self, state: PartyState, request: Request) -> None:
+    def _in_the_open(self, state: PartyState, request: Request, keep: Keep) -> bytes:
+        keep(state)
+        _, words = self._paid_words(state, request, keep)
+        return words_to_bytes(words)
+
+    def _sealed(self, state: PartyState, request: Request, keep: Keep) -> bytes:
+        seat, memory = self._seat(), state.secagg
+        context = self.terms.context_of(
+            request.round_number, run=state.run, model_hash=state.model_hash, roster=seat.roster
+        )
+        state = replace(state, secagg=b"")
+        keep(state)  # a second answer to the same step, or one after a failure, would find nothing
+        if request.step == "advertise":
+            memory, content = seat.enter(context)
+        else:
+            words = None
+            if request.step == "mask":
+                state, words = self._paid_words(state, request, keep)
+            memory, content = seat.follow(context, request.step, memory=memory, packet=request.packet, words=words)
+        keep(replace(state, secagg=memory))
+        return content
+
+    def _paid_words(self, state: PartyState, request: Request, keep: Keep) -> tuple[PartyState, WordArray]:
+        """Return the charged state, which is kept, and the residues that it pays for."""
+        phase = self.terms.phase_of(request.round_number)
+        model = self._checked(request.model, announced=state.model_hash)
+        spending = state.spending.charged(self.terms.plan, phase, self.terms.releases_in(phase))
+        state = replace(state, spending=spending)
+        keep(state)
+        released = self._release(request.round_number, model)
+        return state, self.terms.grid_of(phase).encode(released)
+
+    def _check_entry(self, state: PartyState, request: Request) -> None:
         if not state.last_round < request.round_number < self.terms.rounds:
             raise BadMessage(
-                f"round {request.round_number} is not open: last answered {state.last_round}, "
+                f"round {request.round_number} is not open: last entered {state.last_round}, "
                 f"the run has {self.terms.rounds}"
             )
         expected = self.terms.phase_of(request.round_number)
         if request.phase != expected:
             raise BadMessage(f"round {request.round_number}: expected phase {expected}, got {request.phase!r}")
-        _check_vector("centre", request.model.centre, self.terms.width)
-        _check_vector("parameters", request.model.parameters, self.terms.parameters)
-        _check_vector("calibration", request.model.calibration, 3)
 
-    def _release(self, request: Request) -> FloatArray:
-        mechanism = self.terms.plan.mechanism(request.phase)
-        stream = self._stream(request.round_number)
-        if request.phase == "centre":
+    def _checked(self, model: ModelState | None, *, announced: bytes) -> ModelState:
+        if model is None:
+            raise BadMessage("model: expected one in this step, got none")
+        _check_vector("centre", model.centre, self.terms.width)
+        _check_vector("parameters", model.parameters, self.terms.parameters)
+        _check_vector("calibration", model.calibration, 3)
+        if model.hash != announced:
+            raise BadMessage("model: not the one that the round was opened with")
+        return model
+
+    def _seat(self) -> Seat:
+        if self.seat is None:
+            raise ConfigError(f"party {self.name}: the terms ask for secure aggregation, but it has no identity")
+        return self.seat
+
+    def _release(self, round_number: int, model: ModelState) -> FloatArray:
+        phase = self.terms.phase_of(round_number)
+        mechanism = self.terms.plan.mechanism(phase)
+        stream = self._stream(round_number)
+        if phase == "centre":
             return feature_sum(self.features, mechanism=mechanism, stream=stream)
         network = network_of(self.terms.model, self.terms.width)
-        features = self._features_around(request.model)
-        if request.phase == "calibrate":
+        features = self._features_around(model)
+        if phase == "calibrate":
             return calibration_sum(
                 network,
-                request.model.parameters,
-                request.model.calibration,
+                model.parameters,
+                model.calibration,
                 features,
                 self.labels,
                 mechanism=mechanism,
@@ -146,7 +230,7 @@ class Party:
             )
         return update_sum(
             network,
-            request.model.parameters,
+            model.parameters,
             features,
             torch.from_numpy(self.labels),
             steps=self.terms.schedule.local_steps,

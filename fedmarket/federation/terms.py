@@ -7,10 +7,15 @@ they join. Nothing in them comes from private rows, and no later message can cha
 import json
 import math
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from fedmarket.aggregation.fixedpoint import FixedPoint
+from fedmarket.aggregation.secagg.context import RoundContext
+from fedmarket.aggregation.secagg.roster import Roster
+from fedmarket.aggregation.steps import IN_THE_OPEN, SECURE, Step
 from fedmarket.config import LogisticModel, MlpModel, Schedule
+from fedmarket.errors import PlanError
 from fedmarket.files import sha256_of
 from fedmarket.privacy.plan import Phase, PrivacyPlan
 
@@ -24,7 +29,7 @@ FINEST_STEP = 2.0**-20
 """Least step of the grid in standard deviations of noise: too small to matter, too large to see its last bits."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Terms:
     """The terms of one run; see the module.
 
@@ -32,6 +37,8 @@ class Terms:
         width: places in an encoded row.
         parameters: numbers that the network learns.
         initial_seed: public seed of the starting parameters.
+        secagg: whether updates are masked, or summed in the open.
+        minimum_survivors: parties whose updates a sum needs; with fewer the round is void.
     """
 
     contract_hash: str
@@ -42,11 +49,12 @@ class Terms:
     schedule: Schedule
     plan: PrivacyPlan
     modulus_bits: Literal[32, 64]
+    secagg: Literal["secure", "ideal"]
     max_parties: int
     max_party_rows: int
-    minimum_parties: int
+    minimum_survivors: int
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of the terms' canonical JSON, as hexadecimal."""
         document = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), default=_plain)
@@ -56,6 +64,11 @@ class Terms:
     def rounds(self) -> int:
         """Number of rounds in the run: one for the centre, the updates, the calibration."""
         return 1 + self.schedule.rounds + self.plan.mechanism("calibrate").releases
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps of every round."""
+        return SECURE if self.secagg == "secure" else IN_THE_OPEN
 
     def phase_of(self, round_number: int) -> Phase:
         """Return what is released in round ``round_number``, counted from 0."""
@@ -81,6 +94,40 @@ class Terms:
             parties=self.max_parties,
             modulus_bits=self.modulus_bits,
             no_finer_than=mechanism.noise_std * FINEST_STEP,
+        )
+
+    def need_fitting(self, roster: Roster) -> None:
+        """Refuse a roster that was not made for these terms.
+
+        Raises:
+            PlanError: if it is too large for the integer range, or asks for another number of survivors.
+        """
+        if len(roster.members) > self.max_parties:
+            raise PlanError(
+                f"federation.max_parties: the roster has {len(roster.members)} members, got {self.max_parties}"
+            )
+        if roster.minimum_survivors != self.minimum_survivors:
+            raise PlanError(
+                f"federation.minimum_survivors: the roster says {roster.minimum_survivors}, "
+                f"got {self.minimum_survivors}"
+            )
+
+    def context_of(self, round_number: int, *, run: bytes, model_hash: bytes, roster: Roster) -> RoundContext:
+        """Return what a round of secure aggregation is about: what its keys, masks and signatures are bound to.
+
+        Raises:
+            Refusal: if a field is out of its range.
+        """
+        phase = self.phase_of(round_number)
+        return RoundContext(
+            run=run,
+            round_number=round_number,
+            phase=phase,
+            length=self.length_of(phase),
+            modulus_bits=self.modulus_bits,
+            terms_hash=bytes.fromhex(self.hash),
+            model_hash=model_hash,
+            roster=roster,
         )
 
 

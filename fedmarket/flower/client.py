@@ -1,18 +1,20 @@
 """The body of the ClientApp: opens the node's party and lets it answer. No number of a row passes through here."""
 
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from fedmarket.errors import ConfigError, ProtocolError, UsageError
+from fedmarket.errors import BadMessage, ConfigError, ProtocolError, UsageError
 from fedmarket.experiment.arms import arm_named
 from fedmarket.experiment.market import Market, MarketKey, open_market
 from fedmarket.federation.party import Party, PartyState
+from fedmarket.federation.seat import load_seat
 from fedmarket.flower.codec import (
     acceptance_to_records,
     invitation_from_records,
+    message_type,
     refusal_to_records,
     request_from_records,
     update_to_records,
@@ -43,19 +45,17 @@ def _answering(answer: Answer) -> Callable[[Message, Context], Message]:
 def join(message: Message, context: Context) -> RecordDict:
     """Answer an invitation with the party's name, declared size and hash of its own terms."""
     invitation = invitation_from_records(message.content)
-    return acceptance_to_records(party_of(context).join(invitation))
+    acceptance = party_of(context).join(_state(context), invitation, keep=partial(_keep, context))
+    return acceptance_to_records(acceptance)
 
 
 @_answering
-def release(message: Message, context: Context) -> RecordDict:
-    """Answer a request with this round's noisy sum; the state is kept before the sum is computed."""
-    record = context.state.config_records.get(STATE)
-    state = state_from_record(record) if record is not None else PartyState()
-
-    def keep(charged: PartyState) -> None:
-        context.state[STATE] = state_to_record(charged)
-
-    return update_to_records(party_of(context).answer(state, request_from_records(message.content), keep=keep))
+def answer(message: Message, context: Context) -> RecordDict:
+    """Answer one step of a round; what is spent is kept before the sum is computed."""
+    request = request_from_records(message.content)
+    if message.metadata.message_type != message_type(request.step):
+        raise BadMessage(f"the step {request.step} came as another kind of message")
+    return update_to_records(party_of(context).answer(_state(context), request, keep=partial(_keep, context)))
 
 
 def party_of(context: Context) -> Party:
@@ -69,34 +69,51 @@ def party_of(context: Context) -> Party:
         partition = int(str(context.node_config["partition-id"]))
         changes = tuple(str(run["changes"]).split("\n")) if run["changes"] else ()
         market = MarketKey(config=Path(str(run["config"])), changes=changes, seed=int(str(run["seed"])))
-        return _simulated_party(open_market(market), str(run["arm"]), str(run["alone"]), partition)
+        return _simulated_party(open_market(market), str(run["arm"]), str(run["alone"]), str(run["roster"]), partition)
     except KeyError as error:
         raise ConfigError(f"run or node configuration: {error.args[0]} is missing") from None
 
 
 def state_to_record(state: PartyState) -> ConfigRecord:
-    """Return the record in which Flower keeps ``state`` at the party between messages."""
+    """Return the record in which Flower keeps ``state`` at the party between messages, secrets of a round in clear."""
     spending = state.spending
     return ConfigRecord(
         {
+            "run": state.run,
             "last_round": state.last_round,
             "centre": spending.centre,
             "update": spending.update,
             "calibrate": spending.calibrate,
+            "model_hash": state.model_hash,
+            "secagg": state.secagg,
         }
     )
 
 
 def state_from_record(record: ConfigRecord) -> PartyState:
     """Return the state kept in ``record``."""
-    counts = {name: int(str(record[name])) for name in ("last_round", "centre", "update", "calibrate")}
-    return PartyState(last_round=counts.pop("last_round"), spending=Spending(**counts))
+    counts = {name: int(str(record[name])) for name in ("centre", "update", "calibrate")}
+    return PartyState(
+        last_round=int(str(record["last_round"])),
+        spending=Spending(**counts),
+        **{name: record[name] for name in ("run", "model_hash", "secagg")},  # type: ignore[arg-type]
+    )
+
+
+def _state(context: Context) -> PartyState:
+    record = context.state.config_records.get(STATE)
+    return state_from_record(record) if record is not None else PartyState()
+
+
+def _keep(context: Context, state: PartyState) -> None:
+    context.state[STATE] = state_to_record(state)
 
 
 @lru_cache(maxsize=32)
-def _simulated_party(market: Market, arm_name: str, alone: str, partition: int) -> Party:
+def _simulated_party(market: Market, arm_name: str, alone: str, roster: str, partition: int) -> Party:
     arm = arm_named(arm_name)
     holders = market.holders(arm, alone=alone)
     if not 0 <= partition < len(holders):
         raise ConfigError(f"partition-id: expected 0 to {len(holders) - 1}, got {partition}")
-    return market.party(arm, holders[partition])
+    name = holders[partition]
+    return market.party(arm, name, seat=load_seat(Path(roster), name) if roster else None)

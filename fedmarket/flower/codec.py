@@ -4,32 +4,53 @@ Shapes, ranges and rounds are checked where the terms are known, in :mod:`fedmar
 arrays and scalars without pickle.
 """
 
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from fedmarket.aggregation.steps import RELEASING, Step
 from fedmarket.arrays import AnyArray
 from fedmarket.errors import BadMessage
 from fedmarket.federation.messages import Acceptance, Invitation, Request, Update
 from fedmarket.models.released import ModelState
+from fedmarket.privacy.plan import Phase
 
-Scalar = TypeVar("Scalar", str, int)
+Scalar = TypeVar("Scalar", str, int, bytes)
+Word = TypeVar("Word", bound=str)
 
 FIELDS = "fields"
 ARRAYS = "arrays"
 REFUSED = "refused"
+PHASES = get_args(Phase)
+STEPS = get_args(Step)
 MODEL_ARRAYS = ("centre", "parameters", "calibration")
+
+
+def message_type(step: Step) -> str:
+    """Return Flower's name for the messages of ``step``: only what computes on rows is a training.
+
+    >>> message_type("mask"), message_type("unmask")
+    ('train.mask', 'query.unmask')
+    """
+    return f"{'train' if step in RELEASING else 'query'}.{step}"
 
 
 def invitation_to_records(invitation: Invitation) -> RecordDict:
     """Return the records that carry ``invitation``."""
-    return RecordDict({FIELDS: ConfigRecord({"terms_hash": invitation.terms_hash})})
+    record = ConfigRecord(
+        {"run": invitation.run, "terms_hash": invitation.terms_hash, "roster_hash": invitation.roster_hash}
+    )
+    return RecordDict({FIELDS: record})
 
 
 def invitation_from_records(records: RecordDict) -> Invitation:
     """Return the invitation in ``records``, or raise BadMessage."""
-    return Invitation(terms_hash=_scalar(records, "terms_hash", str))
+    return Invitation(
+        run=_scalar(records, "run", bytes),
+        terms_hash=_scalar(records, "terms_hash", str),
+        roster_hash=_scalar(records, "roster_hash", str),
+    )
 
 
 def acceptance_to_records(acceptance: Acceptance) -> RecordDict:
@@ -54,35 +75,45 @@ def acceptance_from_records(records: RecordDict) -> Acceptance:
 
 
 def request_to_records(request: Request) -> RecordDict:
-    """Return the records that carry ``request``."""
-    return RecordDict(
+    """Return the records that carry ``request``; the model only where the request has it."""
+    record = ConfigRecord(
         {
-            FIELDS: ConfigRecord({"round_number": request.round_number, "phase": request.phase}),
-            ARRAYS: model_to_record(request.model),
+            "round_number": request.round_number,
+            "phase": request.phase,
+            "step": request.step,
+            "model_hash": request.model_hash,
+            "packet": request.packet,
         }
     )
+    records = RecordDict({FIELDS: record})
+    if request.model is not None:
+        records[ARRAYS] = model_to_record(request.model)
+    return records
 
 
 def request_from_records(records: RecordDict) -> Request:
     """Return the request in ``records``, or raise BadMessage."""
-    phase = _scalar(records, "phase", str)
-    if phase not in ("centre", "update", "calibrate"):
-        raise BadMessage(f"phase: expected centre, update or calibrate, got {phase[:20]!r}")
     return Request(
         round_number=_scalar(records, "round_number", int),
-        phase=phase,  # type: ignore[arg-type]
-        model=model_from_record(records),
+        phase=_word(records, "phase", PHASES),
+        step=_word(records, "step", STEPS),
+        model_hash=_scalar(records, "model_hash", bytes),
+        model=model_from_record(records) if ARRAYS in records else None,
+        packet=_scalar(records, "packet", bytes),
     )
 
 
 def update_to_records(update: Update) -> RecordDict:
-    """Return the records that carry ``update``: who, which round, and the residues."""
-    return RecordDict(
+    """Return the records that carry ``update``: who, which step of which round, and the answer's bytes."""
+    record = ConfigRecord(
         {
-            FIELDS: ConfigRecord({"party": update.party, "round_number": update.round_number}),
-            ARRAYS: ArrayRecord({"words": Array(update.words)}),
+            "party": update.party,
+            "round_number": update.round_number,
+            "step": update.step,
+            "content": update.content,
         }
     )
+    return RecordDict({FIELDS: record})
 
 
 def update_from_records(records: RecordDict) -> Update:
@@ -90,7 +121,8 @@ def update_from_records(records: RecordDict) -> Update:
     return Update(
         party=_scalar(records, "party", str),
         round_number=_scalar(records, "round_number", int),
-        words=_array(records, "words"),
+        step=_word(records, "step", STEPS),
+        content=_scalar(records, "content", bytes),
     )
 
 
@@ -123,6 +155,15 @@ def _scalar(records: RecordDict, name: str, kind: type[Scalar]) -> Scalar:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise BadMessage(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
     return value
+
+
+def _word(records: RecordDict, name: str, words: tuple[Word, ...]) -> Word:
+    """Return the text called ``name``, which must be one of ``words``."""
+    text = _scalar(records, name, str)
+    for word in words:
+        if text == word:
+            return word
+    raise BadMessage(f"{name}: expected {', '.join(words)}, got {text[:20]!r}")
 
 
 def _array(records: RecordDict, name: str) -> AnyArray:

@@ -19,11 +19,11 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedmarket.errors import ConfigError
-from fedmarket.federation.messages import Rejection
+from fedmarket.federation.messages import Rejection, VoidRound
 from fedmarket.federation.party import PartyState
 from fedmarket.files import read_toml
 from fedmarket.flower.client import STATE, state_from_record
-from fedmarket.flower.codec import model_from_record
+from fedmarket.flower.codec import FIELDS, model_from_record
 from fedmarket.flower.server import MODEL, OUTCOME
 from fedmarket.models.released import ModelState
 
@@ -52,6 +52,7 @@ class Outcome:
     model: ModelState = field(repr=False)
     states: tuple[PartyState, ...]
     rejections: tuple[Rejection, ...]
+    void_rounds: tuple[VoidRound, ...]
     messages: int
     largest_bytes_up: int
 
@@ -61,7 +62,7 @@ class InProcessGrid(Grid):
 
     Attributes:
         messages: how many messages reached a node.
-        bytes_up: bytes of array data that each node has sent.
+        bytes_up: bytes of its answers' contents that each node has sent.
     """
 
     def __init__(self, client: ClientApp, contexts: dict[int, Context], *, on_exchange: OnExchange) -> None:
@@ -121,8 +122,7 @@ class InProcessGrid(Grid):
             reply = Message(Error(APP_FAILED, type(error).__name__), reply_to=message)
         reply.metadata.__dict__["_src_node_id"] = node
         if reply.has_content():
-            arrays = reply.content.array_records.values()
-            self.bytes_up[node] += sum(len(array.data) for record in arrays for array in record.values())
+            self.bytes_up[node] += _content_size(reply.content)
         self._replies[number] = reply
         return number
 
@@ -157,7 +157,8 @@ def run_in_process(
     return Outcome(
         model=model_from_record(RecordDict({"arrays": context.state[MODEL]})),
         states=tuple(_state(node) for node in contexts.values()),
-        rejections=tuple(Rejection(**fields) for fields in _rejections(context)),
+        rejections=tuple(Rejection(**fields) for fields in _listed(context, "rejections")),
+        void_rounds=tuple(VoidRound(**fields) for fields in _listed(context, "void_rounds")),
         messages=grid.messages,
         largest_bytes_up=max(grid.bytes_up.values()),
     )
@@ -195,11 +196,17 @@ def _load(folder: Path, reference: str) -> Any:
         raise ConfigError(f"{path}: no {attribute!r} there, although pyproject.toml names {reference}") from None
 
 
+def _content_size(records: RecordDict) -> int:
+    fields = records.config_records.get(FIELDS)
+    content = fields.get("content") if fields is not None else None
+    return len(content) if isinstance(content, bytes) else 0
+
+
 def _state(context: Context) -> PartyState:
     record = context.state.config_records.get(STATE)
     return state_from_record(record) if record is not None else PartyState()
 
 
-def _rejections(context: Context) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(str(context.state.config_records[OUTCOME]["rejections"]))
+def _listed(context: Context, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(str(context.state.config_records[OUTCOME][name]))
     return found

@@ -2,21 +2,23 @@
 
 import json
 import time
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedmarket.config import ExperimentConfig, load_config
+from fedmarket.aggregation.steps import RELEASING
+from fedmarket.config import ExperimentConfig, FederationSection, load_config
 from fedmarket.contract.schema import Contract, load_contract
 from fedmarket.errors import BadMessage, FederationStopped
 from fedmarket.experiment.arms import arm_named, terms_of
 from fedmarket.federation.coordinator import Coordinator
+from fedmarket.federation.roster import load_roster
 from fedmarket.flower.codec import (
     acceptance_from_records,
     invitation_to_records,
+    message_type,
     model_to_record,
     refusal_in_records,
     request_to_records,
@@ -33,7 +35,8 @@ NODE_WAIT_SECONDS = 60.0
 def run_federation(grid: Grid, context: Context) -> None:
     """Run one federation from invitation to released model, as ``context.run_config`` says.
 
-    Leaves the model and the rejections in ``context.state``, and the model in the file ``output`` if that is not empty.
+    Leaves the model, the rejections and the void rounds in ``context.state``, and the model in the file ``output`` if
+    that is not empty.
 
     Raises:
         FedmarketError: if the configuration is wrong or too few parties are left.
@@ -42,24 +45,35 @@ def run_federation(grid: Grid, context: Context) -> None:
     changes = tuple(str(run["changes"]).split("\n")) if run["changes"] else ()
     config = load_config(Path(str(run["config"])), changes=changes)
     contract = load_contract(Path(config.data.contract))
-    coordinator = Coordinator(terms=terms_of(arm_named(str(run["arm"])), config, contract, seed=int(str(run["seed"]))))
-    _drive(grid, coordinator, config, nodes_expected=int(str(run["parties"])))
+    coordinator = Coordinator(
+        terms=terms_of(arm_named(str(run["arm"])), config, contract, seed=int(str(run["seed"]))),
+        max_void_rounds=config.federation.max_void_rounds,
+        roster=load_roster(Path(str(run["roster"]))) if run["roster"] else None,
+    )
+    _drive(grid, coordinator, config.federation, nodes_expected=int(str(run["parties"])))
     context.state[MODEL] = model_to_record(coordinator.model)
-    rejections = json.dumps([asdict(rejection) for rejection in coordinator.rejections])
-    context.state[OUTCOME] = ConfigRecord({"rejections": rejections})
+    context.state[OUTCOME] = ConfigRecord(
+        {
+            "rejections": json.dumps([asdict(rejection) for rejection in coordinator.rejections]),
+            "void_rounds": json.dumps([asdict(void) for void in coordinator.void_rounds]),
+        }
+    )
     _save(coordinator, config, contract, output=str(run["output"]))
 
 
-def _drive(grid: Grid, coordinator: Coordinator, config: ExperimentConfig, *, nodes_expected: int) -> None:
-    timeout = config.federation.reply_timeout_seconds
+def _drive(grid: Grid, coordinator: Coordinator, config: FederationSection, *, nodes_expected: int) -> None:
     nodes = _nodes(grid, nodes_expected)
-    invited = _ask(grid, nodes, "query.join", invitation_to_records(coordinator.invitation()), timeout)
-    parties = _admit(coordinator, nodes, invited)
+    invitation = invitation_to_records(coordinator.invitation())
+    replies = _ask(grid, dict.fromkeys(nodes, invitation), "query.join", config.reply_timeout_seconds)
+    parties = _admit(coordinator, nodes, replies)
     while not coordinator.finished:
-        request = coordinator.open_round()
-        replies = _ask(grid, parties, f"train.{request.phase}", request_to_records(request), timeout)
-        _receive(coordinator, parties, replies)
-        coordinator.close_round()
+        requests = coordinator.requests()
+        asked = {node: request_to_records(requests[party]) for node, party in parties.items() if party in requests}
+        computing = coordinator.step in RELEASING
+        timeout = config.training_timeout_seconds if computing else config.reply_timeout_seconds
+        replies = _ask(grid, asked, message_type(coordinator.step), timeout)
+        _receive(coordinator, {node: parties[node] for node in asked}, replies)
+        coordinator.close_step()
 
 
 def _nodes(grid: Grid, expected: int) -> list[int]:
@@ -72,9 +86,9 @@ def _nodes(grid: Grid, expected: int) -> list[int]:
     return nodes
 
 
-def _ask(grid: Grid, nodes: Iterable[int], action: str, content: RecordDict, timeout: float) -> dict[int, Message]:
-    """Send ``content`` to every node and return the replies by node; a silent node has none."""
-    messages = [Message(content, dst_node_id=node, message_type=action) for node in nodes]
+def _ask(grid: Grid, contents: dict[int, RecordDict], action: str, timeout: float) -> dict[int, Message]:
+    """Send each node its content and return the replies by node; one silent for ``timeout`` seconds has none."""
+    messages = [Message(content, dst_node_id=node, message_type=action) for node, content in contents.items()]
     return {reply.metadata.src_node_id: reply for reply in grid.send_and_receive(messages, timeout=timeout)}
 
 

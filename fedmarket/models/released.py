@@ -1,5 +1,6 @@
 """The model as it is released: private centre, network parameters, private recalibration; on disk as safetensors."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,14 @@ class ModelState:
     centre: FloatArray
     parameters: FloatArray
     calibration: FloatArray
+
+    @property
+    def hash(self) -> bytes:
+        """SHA-256 of the three vectors, each as its length (8 bytes, big-endian) and its little-endian float64."""
+        digest = hashlib.sha256()
+        for vector in (self.centre, self.parameters, self.calibration):
+            digest.update(len(vector).to_bytes(8, "big") + vector.astype("<f8").tobytes())
+        return digest.digest()
 
 
 UNCALIBRATED = np.array([0.0, 1.0, 0.0])

@@ -18,6 +18,8 @@ from fedmarket.experiment.arms import ARMS, DECOMPOSITION, arm_named, layout_for
 from fedmarket.privacy.plan import PrivacyPlan
 from fedmarket.simulation.seed import BOOSTED, JOINT, SeedResult
 from fedmarket.simulation.statements import (
+    AGGREGATION_ASSUMPTIONS,
+    AGGREGATION_NOT_PROTECTED,
     ASSUMPTIONS,
     GENERATOR_WORDS,
     HYPERPARAMETERS,
@@ -56,8 +58,12 @@ def results_of(
         "privacy": {name: _spent(seeds, plan, name) for name in seeds[0].names},
         "plan": _plan(config, plan),
         "federation": _federation(seeds, config, contract),
-        "not_protected": list(NOT_PROTECTED),
-        "assumptions": [GENERATOR_WORDS[plan.generator], *ASSUMPTIONS],
+        "not_protected": [*NOT_PROTECTED, AGGREGATION_NOT_PROTECTED[config.aggregation.secagg]],
+        "assumptions": [
+            GENERATOR_WORDS[plan.generator],
+            AGGREGATION_ASSUMPTIONS[config.aggregation.secagg],
+            *ASSUMPTIONS,
+        ],
         "configuration": _configuration(config),
         "versions": _versions(),
         "seconds": _seconds(seeds, total=seconds),
@@ -286,16 +292,29 @@ def _plan(config: ExperimentConfig, plan: PrivacyPlan) -> dict[str, Any]:
 
 
 def _federation(seeds: list[SeedResult], config: ExperimentConfig, contract: Contract) -> dict[str, Any]:
-    rejections = [
-        {"round": rejection.round_number, "party": rejection.party, "reason": rejection.reason}
-        for seed in seeds
-        for rejection in seed.rejections
-    ]
+    terms = terms_of(arm_named(JOINT), config, contract, seed=0)
     return {
-        "rounds": terms_of(arm_named(JOINT), config, contract, seed=0).rounds,
+        "secagg": terms.secagg,
+        "rounds": terms.rounds,
+        "exchanges_per_round": len(terms.steps),
         "messages": seeds[0].messages,
         "bytes_up_per_party": seeds[0].bytes_up,
-        "rejections": rejections,
+        "void_rounds": [
+            {"seed": seed.seed, "round": void.round_number, "reason": void.reason}
+            for seed in seeds
+            for void in seed.void_rounds
+        ],
+        "rejections": [
+            {
+                "seed": seed.seed,
+                "round": rejection.round_number,
+                "step": rejection.step,
+                "party": rejection.party,
+                "reason": rejection.reason,
+            }
+            for seed in seeds
+            for rejection in seed.rejections
+        ],
     }
 
 

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -12,8 +14,9 @@ from fedmarket.contract.layout import layout_of
 from fedmarket.data.encode import encode
 from fedmarket.experiment.arms import ARMS, Arm, terms_of
 from fedmarket.experiment.market import Market, MarketKey, declared_rows, open_market
-from fedmarket.federation.messages import Rejection
+from fedmarket.federation.messages import Rejection, VoidRound
 from fedmarket.federation.party import PartyState
+from fedmarket.federation.seat import rehearsal_roster
 from fedmarket.flower.inprocess import Apps, Outcome, RunConfig, load_apps, run_in_process
 from fedmarket.models.released import ModelState, predict
 from fedmarket.training.baselines import boosted_probabilities
@@ -55,6 +58,7 @@ class SeedResult:
     states: dict[str, PartyState]
     model: ModelState = field(repr=False)
     rejections: tuple[Rejection, ...]
+    void_rounds: tuple[VoidRound, ...]
     messages: int
     bytes_up: int
     seconds: dict[str, float]
@@ -68,19 +72,29 @@ def run_seed(key: MarketKey, on_progress: OnProgress = lambda _seed, _doing, _sh
     """
     on_progress(key.seed, "reading", 0.0)
     market = open_market(key)
-    runs = _Runs(key=key, market=market, apps=load_apps(key.config.resolve().parent), on_progress=on_progress)
     scores: dict[str, FloatArray] = {}
     alone: dict[str, FloatArray] = {}
-    for arm in ARMS:
-        if arm.holders == "alone":
-            alone[arm.name] = np.stack([runs.scores(runs.run(arm, alone=name)) for name in market.names])
-            continue
-        outcome = runs.run(arm)
-        scores[arm.name] = runs.scores(outcome)
-        if arm.name == JOINT:
-            released = outcome
+    with TemporaryDirectory() as folder:  # only its owner may enter it, and the parties' keys are gone with it
+        apps = load_apps(key.config.resolve().parent)
+        runs = _Runs(key=key, market=market, apps=apps, roster=_roster(market, Path(folder)), on_progress=on_progress)
+        for arm in ARMS:
+            if arm.holders == "alone":
+                alone[arm.name] = np.stack([runs.scores(runs.run(arm, alone=name)) for name in market.names])
+                continue
+            outcome = runs.run(arm)
+            scores[arm.name] = runs.scores(outcome)
+            if arm.name == JOINT:
+                released = outcome
     scores[BOOSTED] = runs.boosted()
     return _result(market, runs, scores=scores, alone=alone, released=released)
+
+
+def _roster(market: Market, folder: Path) -> str:
+    """Return the path of a roster with fresh identities in ``folder``, where the market sums securely; else nothing."""
+    if market.config.aggregation.secagg == "ideal":
+        return ""
+    least = market.config.federation.minimum_survivors
+    return str(rehearsal_roster(folder, market.names, minimum_survivors=least))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,6 +104,7 @@ class _Runs:
     key: MarketKey
     market: Market
     apps: Apps
+    roster: str
     on_progress: OnProgress
     seconds: dict[str, float] = field(default_factory=dict)
     _done: int = 0
@@ -99,7 +114,7 @@ class _Runs:
         for arm in ARMS:
             runs = len(self.market.names) if arm.holders == "alone" else 1
             terms = terms_of(arm, self.market.config, self.market.contract, seed=self.key.seed)
-            self._planned += runs * (terms.rounds + 1)
+            self._planned += runs * (terms.rounds * len(terms.steps) + 1)
 
     def run(self, arm: Arm, *, alone: str = "") -> Outcome:
         def exchanged(_: str) -> None:
@@ -108,6 +123,7 @@ class _Runs:
                 self.on_progress(self.key.seed, arm.name, self._done / self._planned)
 
         holders = self.market.holders(arm, alone=alone)
+        roster = self.roster if arm.holders == "parties" else ""
         run_config: RunConfig = {
             "config": str(self.key.config.resolve()),
             "changes": "\n".join(self.key.changes),
@@ -115,6 +131,7 @@ class _Runs:
             "seed": self.key.seed,
             "alone": alone,
             "parties": len(holders),
+            "roster": roster,
             "output": "",
         }
         with self._timed(arm.name):
@@ -162,6 +179,7 @@ def _result(
         states=dict(zip(names, released.states, strict=True)),
         model=released.model,
         rejections=released.rejections,
+        void_rounds=released.void_rounds,
         messages=released.messages,
         bytes_up=released.largest_bytes_up,
         seconds=runs.seconds,

@@ -26,8 +26,19 @@ NOT_PROTECTED = (
     "That a company takes part, and about how many customers it has.",
     "What is true of customers in general: a good model reveals it, whether or not you are in the data.",
     "The model against a party that sends well-formed but poisoned updates.",
-    "Each party's noisy update from the server: with secagg = ideal it is summed in the open, and protected by that "
-    "party's own noise alone.",
     "This report: its test metrics and row counts are computed without noise, by a researcher who holds the test rows.",
     "Timing, and a machine that leaks its memory.",
 )
+
+AGGREGATION_ASSUMPTIONS = {
+    "secure": "The server colludes with fewer than a third of the parties: then it sees the sum of a round and nothing "
+    "of one party's update. In this simulation one machine held every party's key.",
+    "ideal": "Sums are made in the open, without masks: the same bits as under secure aggregation, for research.",
+}
+
+AGGREGATION_NOT_PROTECTED = {
+    "secure": "A party's noisy update from a server together with a third of the parties or more, or with all the "
+    "others in a sum: that party's own noise is then what protects its customers.",
+    "ideal": "Each party's noisy update from the server: with secagg = ideal it is summed in the open, and protected "
+    "by that party's own noise alone.",
+}

@@ -16,7 +16,7 @@ from fedmarket.aggregation.secagg import party
 from fedmarket.aggregation.secagg.context import RoundContext
 from fedmarket.aggregation.secagg.keys import commitment, pair_mask_key, read_adverts, self_mask_key
 from fedmarket.aggregation.secagg.server import SecureSum
-from fedmarket.aggregation.secagg.wire import STEPS
+from fedmarket.aggregation.steps import SECURE
 from fedmarket.federation.identity import Identity
 from fedmarket.federation.roster import Member, new_roster
 
@@ -59,7 +59,7 @@ def round_document(*, modulus_bits: int, gone_before_mask: str | None, gone_befo
     }
     server, states = SecureSum(context), {}
     steps: dict[str, Any] = {}
-    for step in STEPS:
+    for step in SECURE:
         incoming, messages = server.outgoing(step), {}
         for name in incoming:
             if (step, name) in (("mask", gone_before_mask), ("consent", gone_before_consent)):

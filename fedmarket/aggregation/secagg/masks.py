@@ -4,7 +4,6 @@ Of two members the one that comes first in the roster adds their common mask and
 gone from the sum.
 """
 
-import sys
 from collections.abc import Iterable
 from typing import Literal
 
@@ -51,16 +50,6 @@ def add_masks(words: WordArray, masks: Iterable[tuple[bytes, Sign]]) -> None:
                 cipher.update_into(memoryview(_ZEROS)[: part.nbytes], stream)
             apply(part, chunk[: len(part)], out=part)
     stream[:] = _ZEROS
-
-
-def words_to_bytes(words: WordArray) -> bytes:
-    """Return ``words`` as little-endian bytes."""
-    return words.tobytes() if sys.byteorder == "little" else words.byteswap().tobytes()
-
-
-def bytes_to_words(content: memoryview, *, modulus_bits: int) -> WordArray:
-    """Return little-endian bytes as words of this machine, read-only where no copy was needed."""
-    return np.frombuffer(content, dtype=f"<u{modulus_bits // 8}").astype(f"u{modulus_bits // 8}", copy=False)
 
 
 def need_words(words: AnyArray, *, length: int, modulus_bits: int) -> None:

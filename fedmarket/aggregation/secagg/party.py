@@ -7,6 +7,7 @@ what the server sends, and nothing in it is believed that a member of the party'
 import os
 from collections.abc import Callable
 
+from fedmarket.aggregation.fixedpoint import words_to_bytes
 from fedmarket.aggregation.secagg.context import RoundContext
 from fedmarket.aggregation.secagg.keys import (
     SEALED_SIZE,
@@ -20,19 +21,17 @@ from fedmarket.aggregation.secagg.keys import (
     read_adverts,
     self_mask_key,
 )
-from fedmarket.aggregation.secagg.masks import add_masks, need_words, pair_sign, words_to_bytes
+from fedmarket.aggregation.secagg.masks import add_masks, need_words, pair_sign
 from fedmarket.aggregation.secagg.shamir import KEY_FIELD, SEED_FIELD, element, split
 from fedmarket.aggregation.secagg.state import PartyState, Secrets
 from fedmarket.aggregation.secagg.suite import KEY_SIZE, SEED_SIZE, Signer, opened, public_of, sealed
 from fedmarket.aggregation.secagg.wire import (
     ENVELOPE_SIZE,
-    bitmap_size,
-    from_bitmap,
     need_rising,
     open_message,
+    read_sets,
     records,
     sign_message,
-    to_bitmap,
 )
 from fedmarket.arrays import AnyArray
 from fedmarket.errors import BadMessage, Refusal
@@ -190,19 +189,6 @@ def unmask(state: PartyState, incoming: bytes) -> Answer:
         secrets.wipe()
         message = sign_message(context, "unmask", sender=state.own, payload=payload, signer=state.identity)
         return state.moved("unmask", secrets), message
-
-
-def read_sets(context: RoundContext, content: bytes) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return survivors and drop-outs from two bitmaps, or raise a BadMessage."""
-    members = len(context.roster.members)
-    size = bitmap_size(members)
-    return from_bitmap(content[:size], members=members), from_bitmap(content[size:], members=members)
-
-
-def write_sets(context: RoundContext, survivors: tuple[int, ...], dropped: tuple[int, ...]) -> bytes:
-    """Return survivors and drop-outs as two bitmaps."""
-    members = len(context.roster.members)
-    return to_bitmap(survivors, members=members) + to_bitmap(dropped, members=members)
 
 
 def _need_enough(context: RoundContext, count: int, did: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fedmarket.aggregation.fixedpoint import bytes_to_words
 from fedmarket.aggregation.secagg.context import RoundContext
 from fedmarket.aggregation.secagg.keys import (
     SEALED_SIZE,
@@ -19,12 +20,12 @@ from fedmarket.aggregation.secagg.keys import (
     read_adverts,
     self_mask_key,
 )
-from fedmarket.aggregation.secagg.masks import Sign, add_masks, bytes_to_words, pair_sign
-from fedmarket.aggregation.secagg.party import write_sets
+from fedmarket.aggregation.secagg.masks import Sign, add_masks, pair_sign
 from fedmarket.aggregation.secagg.recovery import Recovery, recover
 from fedmarket.aggregation.secagg.shamir import KEY_FIELD, SEED_FIELD, element
 from fedmarket.aggregation.secagg.suite import HASH_SIZE
-from fedmarket.aggregation.secagg.wire import STEPS, Step, open_message
+from fedmarket.aggregation.secagg.wire import open_message, write_sets
+from fedmarket.aggregation.steps import SECURE, Step
 from fedmarket.arrays import WordArray
 from fedmarket.errors import BadMessage, RoundVoid
 
@@ -65,6 +66,11 @@ class SecureSum:
         self._void = ""
 
     @property
+    def steps(self) -> tuple[Step, ...]:
+        """The five steps, in order."""
+        return SECURE
+
+    @property
     def survivors(self) -> tuple[str, ...]:
         """Names of those whose inputs are in the sum, sorted; empty before ``mask`` is closed and in a void round."""
         return () if self._void else tuple(self.context.roster.names[place] for place in self._survivors)
@@ -97,7 +103,7 @@ class SecureSum:
         if place in self._messages:
             raise BadMessage(f"{name}: a second message for the step {step}")
         try:
-            if self._step >= len(STEPS) or step != STEPS[self._step]:
+            if self._step >= len(SECURE) or step != SECURE[self._step]:
                 raise BadMessage(f"a message for the step {step}, which is not open")
             self._takers[step](place, message)
         except BadMessage as error:
@@ -259,12 +265,12 @@ class SecureSum:
     def _need_open(self, step: Step) -> None:
         if self._void:
             raise RoundVoid(self._void)
-        if self._step >= len(STEPS) or step != STEPS[self._step]:
+        if self._step >= len(SECURE) or step != SECURE[self._step]:
             raise ValueError(f"the step {step} is not open")
 
     def _drop(self, place: int, reason: str) -> None:
         self._alive.discard(place)
-        step = STEPS[self._step] if self._step < len(STEPS) else "end"
+        step = SECURE[self._step] if self._step < len(SECURE) else "end"
         self.dropped[self.context.roster.names[place]] = f"{step}: {reason}"
 
     def _end(self, reason: str) -> None:

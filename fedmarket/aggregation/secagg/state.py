@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 from fedmarket.aggregation.secagg.context import RoundContext
 from fedmarket.aggregation.secagg.keys import ADVERT_SIZE, SHARES_SIZE, Agreement, reread_adverts
 from fedmarket.aggregation.secagg.suite import KEY_SIZE, SEED_SIZE, Signer, packed
-from fedmarket.aggregation.secagg.wire import ENVELOPE_SIZE, STEPS, Step, from_bitmap, to_bitmap
+from fedmarket.aggregation.secagg.wire import ENVELOPE_SIZE, from_bitmap, to_bitmap
+from fedmarket.aggregation.steps import SECURE, Step
 from fedmarket.errors import BadMessage, Refusal
 
 MAGIC = b"fedmarket secagg state/1"
@@ -159,7 +160,7 @@ class PartyState:
             BadMessage: if the bytes are malformed, or of another context or identity.
         """
         magic, context_hash, public_key, after, advert, adverts, sharers, sets, dumped = unpacked(content, 9)
-        if magic != MAGIC or after.decode("ascii", "replace") not in STEPS:
+        if magic != MAGIC or after.decode("ascii", "replace") not in SECURE:
             raise BadMessage("not a party's state")
         if not hmac.compare_digest(context_hash, context.hash) or public_key != identity.public_key:
             raise BadMessage("the state is of another round or identity")
@@ -181,7 +182,7 @@ class PartyState:
             context=context,
             identity=identity,
             own=own,
-            after=STEPS[[step.encode() for step in STEPS].index(after)],
+            after=SECURE[[step.encode() for step in SECURE].index(after)],
             advert=advert,
             adverts=adverts,
             sharers=from_bitmap(sharers, members=members),

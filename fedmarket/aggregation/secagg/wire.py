@@ -7,15 +7,11 @@ plain concatenations in roster order and need no counts.
 import hashlib
 import struct
 from collections.abc import Iterable, Iterator
-from typing import Literal
 
 from fedmarket.aggregation.secagg.context import RoundContext
 from fedmarket.aggregation.secagg.suite import LABEL_MESSAGE, SIGNATURE_SIZE, Signer, packed, verified
+from fedmarket.aggregation.steps import SECURE, Step
 from fedmarket.errors import BadMessage
-
-Step = Literal["advertise", "share", "mask", "consent", "unmask"]
-
-STEPS: tuple[Step, ...] = ("advertise", "share", "mask", "consent", "unmask")
 
 MAGIC = b"FMS1"
 
@@ -28,7 +24,7 @@ ENVELOPE_SIZE = HEADER.size + SIGNATURE_SIZE
 
 def sign_message(context: RoundContext, step: Step, *, sender: int, payload: bytes, signer: Signer) -> bytes:
     """Return header, payload and signature as one message."""
-    header = HEADER.pack(MAGIC, STEPS.index(step) + 1, sender, context.hash, len(payload))
+    header = HEADER.pack(MAGIC, SECURE.index(step) + 1, sender, context.hash, len(payload))
     return b"".join((header, payload, signer.sign(_signed_text(context, step, sender, payload))))
 
 
@@ -46,7 +42,7 @@ def open_message(context: RoundContext, step: Step, message: bytes, *, payload_s
     magic, number, sender, context_hash, length = HEADER.unpack_from(message)
     if magic != MAGIC or length != payload_size:
         raise BadMessage("not a message of this protocol")
-    if number != STEPS.index(step) + 1:
+    if number != SECURE.index(step) + 1:
         raise BadMessage(f"expected a message of the step {step}, got one of another")
     if sender >= len(context.roster.members):
         raise BadMessage("the sender is not in the roster")
@@ -115,3 +111,16 @@ def from_bitmap(content: bytes, *, members: int) -> tuple[int, ...]:
     if len(content) != bitmap_size(members) or bits >> members:
         raise BadMessage("a set of members is malformed")
     return tuple(place for place in range(members) if bits >> place & 1)
+
+
+def read_sets(context: RoundContext, content: bytes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return survivors and drop-outs from two bitmaps, or raise a BadMessage."""
+    members = len(context.roster.members)
+    size = bitmap_size(members)
+    return from_bitmap(content[:size], members=members), from_bitmap(content[size:], members=members)
+
+
+def write_sets(context: RoundContext, survivors: tuple[int, ...], dropped: tuple[int, ...]) -> bytes:
+    """Return survivors and drop-outs as two bitmaps."""
+    members = len(context.roster.members)
+    return to_bitmap(survivors, members=members) + to_bitmap(dropped, members=members)

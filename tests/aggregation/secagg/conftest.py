@@ -11,7 +11,7 @@ from fedmarket.aggregation.secagg import party
 from fedmarket.aggregation.secagg.context import RoundContext
 from fedmarket.aggregation.secagg.server import SecureSum
 from fedmarket.aggregation.secagg.state import PartyState
-from fedmarket.aggregation.secagg.wire import STEPS, Step
+from fedmarket.aggregation.steps import SECURE, Step
 from fedmarket.federation.identity import Identity, new_identity
 from fedmarket.federation.roster import Member, Roster, new_roster
 
@@ -50,8 +50,8 @@ class Round:
         self.contexts = {i: (contexts or {}).get(i, self.context) for i in range(members)}
         self.server = SecureSum(self.context)
         self.states: dict[int, PartyState] = {}
-        self.sent: dict[Step, dict[int, bytes]] = {step: {} for step in STEPS}
-        self.got: dict[Step, dict[int, bytes]] = {step: {} for step in STEPS}
+        self.sent: dict[Step, dict[int, bytes]] = {step: {} for step in SECURE}
+        self.got: dict[Step, dict[int, bytes]] = {step: {} for step in SECURE}
         self.reload = False
         generator = np.random.default_rng(seed)
         width = self.context.modulus_bits
@@ -83,7 +83,7 @@ class Round:
 
     def until(self, last: Step, *, absent: Absent | None = None) -> "Round":
         """Run and close all steps before ``last``."""
-        for step in STEPS[: STEPS.index(last)]:
+        for step in SECURE[: SECURE.index(last)]:
             self.ask(step, absent=(absent or {}).get(step, ()))
             self.server.close(step)
         return self

@@ -9,7 +9,8 @@ from fedmarket.aggregation.secagg import party
 from fedmarket.aggregation.secagg.keys import SHARES_SIZE, Agreement, channel_data, channel_key, read_adverts
 from fedmarket.aggregation.secagg.state import unpacked
 from fedmarket.aggregation.secagg.suite import packed, sealed
-from fedmarket.aggregation.secagg.wire import STEPS, sign_message
+from fedmarket.aggregation.secagg.wire import sign_message
+from fedmarket.aggregation.steps import SECURE
 from fedmarket.errors import BadMessage, RoundVoid
 
 
@@ -17,14 +18,14 @@ def signed(this, tools, step, i, payload, context=None):
     return sign_message(context or this.context, step, sender=i, payload=payload, signer=tools.identities[i])
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", SECURE)
 def test_garbage_drops_its_sender_and_the_round_goes_on(new_round, step):
     this = new_round(5).until(step)
     with pytest.raises(BadMessage, match=r"party-1: expected .* bytes"):
         this.server.receive(step, "party-1", b"garbage")
     with pytest.raises(BadMessage, match="party-1 is out of this round"):
         this.server.receive(step, "party-1", b"garbage")
-    for last in STEPS[STEPS.index(step) :]:
+    for last in SECURE[SECURE.index(step) :]:
         this.ask(last)
         this.server.close(last)
     inside = {0, 2, 3, 4} if step in ("advertise", "share", "mask") else {0, 1, 2, 3, 4}
@@ -32,7 +33,7 @@ def test_garbage_drops_its_sender_and_the_round_goes_on(new_round, step):
     assert this.server.dropped["party-1"].startswith(f"{step}: expected")
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", SECURE)
 def test_every_changed_byte_and_truncation_is_a_bad_message(new_round, step):
     this = new_round(4, length=2).until(step)
     message = this.answer(step, 0, this.server.outgoing(step)["party-0"])
@@ -50,7 +51,7 @@ def test_every_changed_byte_and_truncation_is_a_bad_message(new_round, step):
     this.server.receive(step, "party-0", message)
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", SECURE)
 def test_a_message_of_one_party_presented_as_anothers_is_refused(new_round, step):
     this = new_round().until(step)
     outgoing = this.server.outgoing(step)
@@ -60,7 +61,7 @@ def test_a_message_of_one_party_presented_as_anothers_is_refused(new_round, step
     this.server.receive(step, "party-0", message)
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", SECURE)
 @pytest.mark.parametrize("changed", [{"round_number": 2}, {"run": b"another run name"}])
 def test_a_stale_message_is_named(new_round, step, changed):
     this, earlier = new_round().until(step), new_round(**changed).until(step)

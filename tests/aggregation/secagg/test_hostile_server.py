@@ -5,9 +5,9 @@ import pytest
 
 from fedmarket.aggregation.secagg import party
 from fedmarket.aggregation.secagg.keys import SEALED_SIZE, Advert, Agreement, pair_mask_key
-from fedmarket.aggregation.secagg.party import write_sets
 from fedmarket.aggregation.secagg.suite import public_of
-from fedmarket.aggregation.secagg.wire import STEPS
+from fedmarket.aggregation.secagg.wire import write_sets
+from fedmarket.aggregation.steps import SECURE
 from fedmarket.errors import BadMessage, ConfigError, Refusal
 
 RECORD = 107 + 64
@@ -190,7 +190,7 @@ def test_a_second_request_to_unmask_is_refused(new_round):
             party.unmask(used, incoming)
 
 
-@pytest.mark.parametrize("step", STEPS[1:])
+@pytest.mark.parametrize("step", SECURE[1:])
 def test_every_state_answers_once(new_round, step):
     this = new_round().until(step)
     state, incoming = this.states[1], this.server.outgoing(step)["party-1"]
@@ -200,8 +200,8 @@ def test_every_state_answers_once(new_round, step):
         this.answer(step, 1, incoming)
 
 
-@pytest.mark.parametrize("step", STEPS[1:])
-@pytest.mark.parametrize("due", STEPS[1:])
+@pytest.mark.parametrize("step", SECURE[1:])
+@pytest.mark.parametrize("due", SECURE[1:])
 def test_steps_out_of_order_are_refused(new_round, step, due):
     this = new_round().until(due)
     incoming = this.server.outgoing(due)["party-0"]
@@ -231,7 +231,7 @@ def test_lists_in_another_order_or_with_a_repeated_record_are_refused(new_round,
             this.answer(step, 0, b"".join(changed))
 
 
-@pytest.mark.parametrize("step", STEPS[1:])
+@pytest.mark.parametrize("step", SECURE[1:])
 def test_every_truncation_and_every_changed_byte_is_refused(new_round, step):
     this = new_round(4, length=2).until(step)
     dump, incoming = this.dump(0), this.server.outgoing(step)["party-0"]
@@ -255,7 +255,7 @@ def test_every_truncation_and_every_changed_byte_is_refused(new_round, step):
 
 def test_random_bytes_are_refused_at_every_step(new_round):
     generator = np.random.default_rng(1)
-    for step in STEPS[1:]:
+    for step in SECURE[1:]:
         this = new_round(4).until(step)
         dump = this.dump(0)
         for size in [0, 1, 2, 107, RECORD, 4 * RECORD, 3 * (2 + SEALED_SIZE), 4 * CONSENT]:

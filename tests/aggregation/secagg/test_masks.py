@@ -7,7 +7,8 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmarket.aggregation.secagg.masks import CHUNK, add_masks, bytes_to_words, pair_sign, words_to_bytes
+from fedmarket.aggregation.fixedpoint import bytes_to_words, words_to_bytes
+from fedmarket.aggregation.secagg.masks import CHUNK, add_masks, pair_sign
 
 
 def keystream(key, count):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from fedmarket.aggregation.secagg.keys import ADVERT_SIZE, SEALED_SIZE
 from fedmarket.aggregation.secagg.roster import threshold_for
-from fedmarket.aggregation.secagg.wire import ENVELOPE_SIZE, STEPS, bitmap_size
+from fedmarket.aggregation.secagg.wire import ENVELOPE_SIZE, bitmap_size
+from fedmarket.aggregation.steps import SECURE
 from fedmarket.errors import RoundVoid
 
 
@@ -17,11 +18,11 @@ from fedmarket.errors import RoundVoid
 def drop_outs(draw):
     members = draw(st.integers(4, 8))
     lost = draw(st.lists(st.integers(0, members - 1), unique=True, max_size=members - threshold_for(members) + 1))
-    return members, {i: draw(st.sampled_from(STEPS)) for i in lost}
+    return members, {i: draw(st.sampled_from(SECURE)) for i in lost}
 
 
 def absent_from(when):
-    return {step: {i for i, at in when.items() if at == step} for step in STEPS}
+    return {step: {i for i, at in when.items() if at == step} for step in SECURE}
 
 
 @settings(max_examples=40)
@@ -44,7 +45,7 @@ def test_the_total_is_the_plain_sum_of_the_survivors_or_the_round_is_void(new_ro
     np.testing.assert_array_equal(after.run(), after.plain_sum())
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", SECURE)
 @pytest.mark.parametrize("count", [1, 2])
 def test_any_group_up_to_n_minus_t_may_drop_at_any_step(new_round, step, count):
     for lost in combinations(range(7), count):
@@ -54,7 +55,7 @@ def test_any_group_up_to_n_minus_t_may_drop_at_any_step(new_round, step, count):
         np.testing.assert_array_equal(total, this.plain_sum(left))
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", SECURE)
 def test_one_more_than_n_minus_t_voids_the_round_for_good(new_round, step):
     this = new_round(7)
     with pytest.raises(RoundVoid, match=f"round 3 is void, {step}: expected at least 5 parties, 4 are left"):

@@ -7,7 +7,7 @@ import traceback
 import pytest
 
 from fedmarket.aggregation.secagg.state import unpacked
-from fedmarket.aggregation.secagg.wire import STEPS
+from fedmarket.aggregation.steps import SECURE
 from fedmarket.errors import FedmarketError, Refusal
 
 
@@ -35,7 +35,7 @@ def test_the_search_for_secrets_finds_them_where_they_are():
     assert not shows("key=...", [secret])
 
 
-@pytest.mark.parametrize("step", STEPS[1:])
+@pytest.mark.parametrize("step", SECURE[1:])
 def test_repr_str_and_errors_show_no_secret(new_round, step):
     this = new_round(4).until(step)
     state = this.states[0]
@@ -62,7 +62,7 @@ def test_states_secrets_and_identities_are_neither_pickled_nor_copied(new_round)
 def test_the_long_term_key_is_never_in_a_states_bytes(new_round, tools):
     this = new_round(4)
     private = tools.identities[0]._key.private_bytes_raw()
-    for step in STEPS:
+    for step in SECURE:
         this.ask(step)
         this.server.close(step)
         assert private not in this.dump(0)
@@ -83,7 +83,7 @@ def test_the_mask_key_and_seed_are_gone_as_soon_as_the_vector_is_masked(new_roun
         assert secret not in this.dump(0)
 
 
-@pytest.mark.parametrize("step", STEPS[1:])
+@pytest.mark.parametrize("step", SECURE[1:])
 def test_a_failure_overwrites_the_secrets_in_place(new_round, step):
     this = new_round(4).until(step)
     state = this.states[0]

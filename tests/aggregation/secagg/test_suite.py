@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from fedmarket.aggregation.secagg.masks import add_masks, words_to_bytes
+from fedmarket.aggregation.fixedpoint import words_to_bytes
+from fedmarket.aggregation.secagg.masks import add_masks
 from fedmarket.aggregation.secagg.suite import agreed, derived, opened, packed, public_of, sealed, verified
 
 RFC = json.loads((Path(__file__).parents[2] / "vectors" / "secagg" / "rfc.json").read_text(encoding="utf-8"))
