@@ -1,13 +1,15 @@
-"""The sum of clipped per-example gradients; what a faster engine must reproduce.
+"""The sum of clipped per-example gradients, by a closed form where there is one and by Opacus elsewhere.
 
-The per-example gradients are Opacus'. Clipping and adding are ours: Opacus adds in float32, where rounding moves a sum
-over thousands of rows by percents of the clip when one row is taken out (Casacuberta et al. 2022), and one row that
-overflows makes the whole sum non-finite, so that refusing to send it would tell that the row is there.
+Of a linear model the gradient of a row is its residual times the row, so norms and the clipped sum need no per-example
+gradients at all. For every other network they are Opacus'. Clipping and adding are ours in both cases: Opacus adds in
+float32, where rounding moves a sum over thousands of rows by percents of the clip when one row is taken out (Casacuberta
+et al. 2022), and one row that overflows makes the whole sum non-finite, so that refusing to send it would tell that the
+row is there.
 """
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,10 +20,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fedmarket.arrays import FloatArray
 from fedmarket.errors import ProtocolError
-from fedmarket.models.propensity import parameter_count
+from fedmarket.models.propensity import PropensityNetwork, parameter_count
 
 CHUNK = 4096
-"""Rows whose per-example gradients are held at once: (chunk, parameters) float32."""
+"""Rows that are worked on at once: the memory for their gradients or their float64 copies stays bounded."""
 
 
 @contextmanager
@@ -61,7 +63,7 @@ def clipped_gradient_sum(
     if not all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters()):
         raise ProtocolError("the parameters are not finite; nothing is sent")
     total = np.zeros(parameter_count(network))
-    gradient_sum = _plain_sum if math.isinf(clip_norm) else _opacus_sum
+    gradient_sum = _engine(network, clip_norm)
     with one_thread():
         for rows, targets in zip(torch.split(features, CHUNK), torch.split(labels, CHUNK), strict=True):
             if len(rows):
@@ -69,6 +71,29 @@ def clipped_gradient_sum(
     if not np.isfinite(total).all():
         raise ProtocolError("the gradient sum is not finite; nothing is sent")
     return total
+
+
+GradientSum = Callable[[nn.Module, torch.Tensor, torch.Tensor, float], FloatArray]
+
+
+def _engine(network: nn.Module, clip_norm: float) -> GradientSum:
+    """Return the fastest way to the sum that is right for ``network``."""
+    if isinstance(network, PropensityNetwork) and len(network.body) == 1:
+        return _linear_sum
+    return _plain_sum if math.isinf(clip_norm) else _opacus_sum
+
+
+def _linear_sum(network: nn.Module, features: torch.Tensor, labels: torch.Tensor, clip_norm: float) -> FloatArray:
+    """Return the clipped sum of ``residual * (row, 1)``; in float64 no product of finite float32 overflows."""
+    weight, bias = (parameter.detach().double().reshape(-1) for parameter in network.parameters())
+    rows = features.double()
+    residuals = torch.sigmoid(rows @ weight + bias) - labels.double()
+    norms = residuals.abs() * (torch.linalg.vector_norm(rows, dim=1) ** 2 + 1.0).sqrt()
+    finite = norms.isfinite()
+    if not bool(finite.all()):
+        rows, residuals, norms = rows[finite], residuals[finite], norms[finite]
+    scaled = residuals * (clip_norm / norms).clamp(max=1.0)
+    return _flat([scaled @ rows, scaled.sum()])
 
 
 def _losses(network: nn.Module, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -232,3 +232,17 @@ def test_threads_are_given_back(network_at: NetworkAt, rows_of: RowsOf, model: M
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("clip_norm", [0.05, 0.8, np.inf])
+def test_the_closed_form_is_taken_for_linear_models_and_agrees_with_opacus(
+    clip_norm: float, network_at: NetworkAt, rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch
+):
+    network, rows = network_at(LogisticModel(kind="logistic", binning=False), 6), rows_of(500, 6, scale=2.0)
+    slow = gradients._plain_sum if np.isinf(clip_norm) else gradients._opacus_sum
+    expected = slow(network, *rows, clip_norm)
+    for name in ("_plain_sum", "_opacus_sum"):
+        monkeypatch.setattr(gradients, name, None)
+    np.testing.assert_allclose(
+        clipped_gradient_sum(network, *rows, clip_norm=clip_norm), expected, rtol=1e-4, atol=1e-4
+    )

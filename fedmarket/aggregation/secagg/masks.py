@@ -16,7 +16,7 @@ from fedmarket.errors import BadMessage
 
 Sign = Literal[1, -1]
 
-CHUNK = 1 << 16
+CHUNK = 1 << 17
 """Bytes of keystream held at once: small enough to stay in a core's cache until they are added."""
 
 _ZEROS = bytes(CHUNK)
