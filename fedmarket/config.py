@@ -118,12 +118,17 @@ class PrivacySection(_Section):
     ``epsilon`` is between 0.02, below which the accountants' own error bound of 0.01 leaves nothing to spend, and 32,
     above which there is nothing to promise. ``centre_share`` and ``calibration_share`` are the shares of the squared
     Gaussian-DP budget (mu squared, Dong et al. 2022) given to the private feature means before training and to the
-    private recalibration after it. ``generator = "seeded-for-tests"`` makes noise reproducible and therefore worthless
-    as protection.
+    private recalibration after it.
+
+    ``noise`` is ``local``, where each party's noise is enough alone, or ``distributed``, where shares add up under
+    secure aggregation. They are sized for ``federation.minimum_survivors`` less ``colluders`` parties: each party knows
+    its own share, and colluding ones may tell theirs. ``generator = "seeded-for-tests"`` makes noise reproducible and
+    therefore worthless as protection.
     """
 
     epsilon: Annotated[Number, Field(ge=0.02, le=32)]
-    noise: Literal["local"]
+    noise: Literal["local", "distributed"]
+    colluders: Count
     clip_norm: Positive
     sample_rate: Annotated[Number, Field(gt=0, le=1)]
     centre_share: Share
@@ -194,6 +199,10 @@ class ExperimentConfig(_Section):
     def _consistent(self) -> Self:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: a seed is used twice")
+        if self.privacy.noise == "distributed" and self.privacy.colluders >= self.federation.minimum_survivors:
+            raise ValueError(
+                "privacy.colluders must be below federation.minimum_survivors: nobody's noise would be left"
+            )
         if self.privacy.centre_share + self.privacy.calibration_share >= 1:
             raise ValueError("privacy.centre_share + privacy.calibration_share must be below 1")
         return self

@@ -65,6 +65,7 @@ average_after = 0.5
 [privacy]
 epsilon = 1.0
 noise = "local"
+colluders = 1
 clip_norm = 1.0
 sample_rate = 1.0
 centre_share = 0.05

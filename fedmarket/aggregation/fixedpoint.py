@@ -5,7 +5,6 @@ two, found from public bounds so that the sum of all parties cannot wrap. What w
 silent clip.
 """
 
-import math
 import sys
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -14,6 +13,7 @@ import numpy as np
 
 from fedmarket.arrays import FloatArray, WordArray
 from fedmarket.errors import BadMessage, PlanError
+from fedmarket.privacy.mechanism import finest_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +38,19 @@ class FixedPoint:
 
         ``no_finer_than`` keeps it coarse enough that rounding hides the last bits of floating-point noise.
         """
-        if not (bound > 0 and math.isfinite(bound)):
-            raise PlanError(f"the range of an update must be positive and finite, got {bound:g}")
-        # The half of the modulus is left unused: rounding can then never carry a sum across the edge.
-        finest = max(parties * bound / 2.0 ** (modulus_bits - 2), no_finer_than)
-        return cls(
-            modulus_bits=modulus_bits, parties=parties, bound=bound, resolution=2.0 ** math.ceil(math.log2(finest))
-        )
+        resolution = finest_step(bound, parties=parties, modulus_bits=modulus_bits, no_finer_than=no_finer_than)
+        return cls(modulus_bits=modulus_bits, parties=parties, bound=bound, resolution=resolution)
+
+    @classmethod
+    def on_grid(cls, bound: float, *, parties: int, modulus_bits: Literal[32, 64], resolution: float) -> Self:
+        """Return the grid of step ``resolution``.
+
+        Raises:
+            PlanError: if ``parties`` values within ``bound`` could wrap when added.
+        """
+        if not finest_step(bound, parties=parties, modulus_bits=modulus_bits) <= resolution:
+            raise PlanError(f"aggregation.modulus_bits: {modulus_bits} bits do not hold the sum with its noise")
+        return cls(modulus_bits=modulus_bits, parties=parties, bound=bound, resolution=resolution)
 
     def encode(self, vector: FloatArray) -> WordArray:
         """Return ``vector`` (p,) as residues (p,), of ``word_dtype``.

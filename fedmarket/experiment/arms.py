@@ -5,7 +5,7 @@ a local one is a federation of one party with its own. So a difference between a
 of code. Terms come from contract and configuration alone, and never from rows.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from fedmarket.config import ExperimentConfig, Schedule
@@ -14,7 +14,7 @@ from fedmarket.contract.schema import Contract
 from fedmarket.errors import ConfigError
 from fedmarket.federation.terms import Terms
 from fedmarket.models.propensity import network_of, parameter_count
-from fedmarket.privacy.plan import plan_for, unprotected_plan
+from fedmarket.privacy.plan import Sharing, plan_for, unprotected_plan
 
 FINEST_BITS: Literal[64] = 64
 """Modulus of the arms that are not to be charged with rounding: steps far below float64's own."""
@@ -132,30 +132,40 @@ def terms_of(arm: Arm, config: ExperimentConfig, contract: Contract, *, seed: in
     layout = layout_for(config, contract)
     schedule: Schedule = getattr(config, arm.schedule)
     agreed = (config.privacy, contract.privacy, schedule)
+    parameters = parameter_count(network_of(config.model, layout.width))
+    federation = config.federation
+    least, parties, rows = _minimum_survivors(config, contract), federation.max_parties, federation.max_party_rows
+    shares = least - config.privacy.colluders
+    if arm.holders != "parties":  # one party holds what all may hold, and nobody shares its noise
+        least, parties, rows, shares = 1, 1, parties * rows, 1
+    modulus_bits = config.aggregation.modulus_bits if arm.rounded else FINEST_BITS
     if arm.noisy:
-        plan = plan_for(*agreed, feature_norm=layout.norm_bound)
+        sharing = Sharing(
+            shares=shares,
+            parties=parties,
+            party_rows=rows,
+            modulus_bits=modulus_bits,
+            width=layout.width,
+            parameters=parameters,
+        )
+        plan = plan_for(*agreed, feature_norm=layout.norm_bound, sharing=sharing)
     else:
         clip_norm = config.privacy.clip_norm if arm.clipped else float("inf")
         plan = unprotected_plan(*agreed, feature_norm=layout.norm_bound, clip_norm=clip_norm)
-    terms = Terms(
+    return Terms(
         contract_hash=contract.hash,
         model=config.model,
         width=layout.width,
-        parameters=parameter_count(network_of(config.model, layout.width)),
+        parameters=parameters,
         initial_seed=seed,
         schedule=schedule,
         plan=plan,
-        modulus_bits=config.aggregation.modulus_bits if arm.rounded else FINEST_BITS,
-        secagg=config.aggregation.secagg if arm.noisy else "ideal",
-        max_parties=config.federation.max_parties,
-        max_party_rows=config.federation.max_party_rows,
-        minimum_survivors=_minimum_survivors(config, contract),
+        modulus_bits=modulus_bits,
+        secagg=config.aggregation.secagg if arm.noisy and arm.holders == "parties" else "ideal",
+        max_parties=parties,
+        max_party_rows=rows,
+        minimum_survivors=least,
     )
-    if arm.holders == "parties":
-        return terms
-    # One party holds what all may hold: the same range for the sum, and nobody to hide it from.
-    rows = terms.max_parties * terms.max_party_rows
-    return replace(terms, secagg="ideal", max_parties=1, max_party_rows=rows, minimum_survivors=1)
 
 
 def _minimum_survivors(config: ExperimentConfig, contract: Contract) -> int:

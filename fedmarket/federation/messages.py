@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from fedmarket.aggregation.steps import Step
 from fedmarket.models.released import ModelState
-from fedmarket.privacy.plan import Phase
+from fedmarket.privacy.mechanism import Phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,15 +148,12 @@ class Party:
             state = replace(state, last_round=request.round_number, model_hash=request.model_hash, secagg=b"")
         elif request.round_number != state.last_round or not state.secagg:
             raise Refusal(f"round {request.round_number}: this party is not in it; last entered {state.last_round}")
-        content = (
-            self._in_the_open(state, request, keep) if request.step == "sum" else self._sealed(state, request, keep)
-        )
+        if request.step == "sum":
+            _, words = self._paid_words(state, request, keep)
+            content = words_to_bytes(words)
+        else:
+            content = self._sealed(state, request, keep)
         return Update(party=self.name, round_number=request.round_number, step=request.step, content=content)
-
-    def _in_the_open(self, state: PartyState, request: Request, keep: Keep) -> bytes:
-        keep(state)
-        _, words = self._paid_words(state, request, keep)
-        return words_to_bytes(words)
 
     def _sealed(self, state: PartyState, request: Request, keep: Keep) -> bytes:
         seat, memory = self._seat(), state.secagg

@@ -17,13 +17,11 @@ from fedmarket.aggregation.steps import IN_THE_OPEN, SECURE, Step
 from fedmarket.config import LogisticModel, MlpModel, Schedule
 from fedmarket.errors import PlanError
 from fedmarket.files import sha256_of
-from fedmarket.privacy.plan import Phase, PrivacyPlan
+from fedmarket.privacy.mechanism import Phase
+from fedmarket.privacy.plan import PrivacyPlan
 
 UNCLIPPED_NORM = 1000.0
 """Range given to a row's gradient where baselines do not clip it."""
-
-NOISE_REACH = 16.0
-"""Standard deviations of noise that the integer range holds; more has probability below 1e-56."""
 
 FINEST_STEP = 2.0**-20
 """Least step of the grid in standard deviations of noise: too small to matter, too large to see its last bits."""
@@ -85,15 +83,26 @@ class Terms:
         return {"centre": self.width, "update": self.parameters, "calibrate": 5}[phase]
 
     def grid_of(self, phase: Phase) -> FixedPoint:
-        """Return the integer grid of ``phase``, sized by public bounds so that the sum cannot wrap."""
+        """Return the integer grid of ``phase``, sized by public bounds so that the sum cannot wrap.
+
+        Raises:
+            PlanError: if noise that parties share does not fit the words.
+        """
         mechanism = self.plan.mechanism(phase)
-        row = UNCLIPPED_NORM if math.isinf(mechanism.clip_norm) else mechanism.clip_norm
-        once = row * self.max_party_rows + NOISE_REACH * mechanism.noise_std
-        return FixedPoint.for_bound(
-            self.releases_in(phase) * once,
+        row = UNCLIPPED_NORM if math.isinf(mechanism.clip_norm) else mechanism.sensitivity
+        bound = self.releases_in(phase) * (row * self.max_party_rows + mechanism.noise_reach)
+        if mechanism.grid is None:
+            return FixedPoint.for_bound(
+                bound,
+                parties=self.max_parties,
+                modulus_bits=self.modulus_bits,
+                no_finer_than=mechanism.noise_std * FINEST_STEP,
+            )
+        return FixedPoint.on_grid(
+            bound,
             parties=self.max_parties,
             modulus_bits=self.modulus_bits,
-            no_finer_than=mechanism.noise_std * FINEST_STEP,
+            resolution=mechanism.grid.resolution,
         )
 
     def need_fitting(self, roster: Roster) -> None:

@@ -14,7 +14,7 @@ from fedmarket.arrays import AnyArray
 from fedmarket.errors import BadMessage
 from fedmarket.federation.messages import Acceptance, Invitation, Request, Update
 from fedmarket.models.released import ModelState
-from fedmarket.privacy.plan import Phase
+from fedmarket.privacy.mechanism import Phase
 
 Scalar = TypeVar("Scalar", str, int, bytes)
 Word = TypeVar("Word", bound=str)

@@ -6,8 +6,9 @@ RDP is up to several times looser at small sample rates, and the central-limit a
 neither is used.
 """
 
+import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -18,6 +19,7 @@ from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
 from fedmarket.errors import PlanError
+from fedmarket.privacy.distributed import reduced_delta
 
 Adjacency = Literal["add-or-remove-one", "replace-one"]
 
@@ -44,12 +46,31 @@ class Spent:
     prv: float
 
 
-def spent(events: tuple[Event, ...], *, delta: float, adjacency: Adjacency) -> Spent:
+def spent(events: tuple[Event, ...], *, delta: float, adjacency: Adjacency, distance: float = 0.0) -> Spent:
     """Return the epsilon of all ``events`` composed.
+
+    ``distance`` is the total variation between what really happens in the whole run and a function of the events; it is
+    paid for out of delta (:func:`fedmarket.privacy.distributed.reduced_delta`).
 
     Raises:
         PlanError: if an event is none that the accountants know, or they differ by more than 0.02 + 1 %.
     """
+    whole = _spent(events, delta, adjacency)
+    if not distance or math.isinf(whole.epsilon):
+        return whole
+    promised = 1.001 * whole.epsilon + 0.001
+    found = _spent(events, reduced_delta(delta, epsilon=promised, distance=distance), adjacency)
+    if not found.epsilon <= promised:
+        raise PlanError(f"delta {delta:g} does not pay for a distance of {distance:.3g}; a finer grid is needed")
+    return replace(found, delta=delta)
+
+
+def one_accountant(events: tuple[Event, ...], *, delta: float, adjacency: Adjacency) -> float:
+    """Return an upper bound on epsilon by privacy-loss distributions alone, for statements beside a promise."""
+    return pld_epsilon(tuple(_under_add_or_remove(event, adjacency) for event in events), delta)
+
+
+def _spent(events: tuple[Event, ...], delta: float, adjacency: Adjacency) -> Spent:
     if not events:
         return Spent(epsilon=0.0, delta=delta, pld=0.0, prv=0.0)
     known = tuple(_under_add_or_remove(event, adjacency) for event in events)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from fedmarket.errors import Refusal
 from fedmarket.privacy.accountant import Spent
-from fedmarket.privacy.plan import Phase, PrivacyPlan
+from fedmarket.privacy.mechanism import Phase
+from fedmarket.privacy.plan import PrivacyPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

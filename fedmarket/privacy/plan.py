@@ -1,8 +1,7 @@
 """The privacy plan: one frozen object from which clip, noise, sampling *and* privacy events are taken.
 
 A run is a fixed sequence of noisy sums over a party's rows: first the feature means (``centre``), then the training
-steps (``update``), then the recalibration (``calibrate``). Because trainer and accountant read the same
-:class:`Mechanism`, what is accounted is what is drawn.
+steps (``update``), then the recalibration (``calibrate``), each a :class:`fedmarket.privacy.mechanism.Mechanism`.
 """
 
 from collections.abc import Callable
@@ -16,44 +15,42 @@ from scipy.optimize import brentq
 from fedmarket.config import PrivacySection, Schedule
 from fedmarket.contract.schema import PrivacyTerms
 from fedmarket.errors import PlanError
-from fedmarket.privacy.accountant import Event, Spent, gaussian_mu, spent
+from fedmarket.privacy.accountant import Spent, gaussian_mu, one_accountant, spent
+from fedmarket.privacy.mechanism import NOISE_REACH, Grid, Mechanism, Phase, finest_step
 
-Phase = Literal["centre", "update", "calibrate"]
 Generator = Literal["operating-system", "seeded-for-tests"]
 
 CALIBRATION_SENSITIVITY = float(np.sqrt(2.0))
+CALIBRATION_LENGTH = 5
 """See :func:`fedmarket.training.sums.calibration_sum`."""
+
+FINEST_STEP = 2.0**-24
+"""Least step of a grid of shared noise, in clip norms: rounding then costs next to nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mechanism:
-    """A Gaussian mechanism over Poisson-sampled rows, used ``releases`` times in a run.
+class Sharing:
+    """How many shares of noise there are, and the public bounds of the integer sums that carry them.
 
     Attributes:
-        clip_norm: Euclidean bound on what one row adds to the sum; ``inf`` without privacy.
-        noise_multiplier: standard deviation of the noise over ``clip_norm``; 0 without privacy.
-        sample_rate: probability with which each row takes part, on its own coin; 1 is the full batch.
-        releases: how often the mechanism may run in the whole run.
+        shares: how many parties' noise an observer is sure not to know; the noise is sized for these.
+        parties: most parties in a sum.
+        party_rows: most rows of a party.
+        modulus_bits: width of a word.
+        width: coordinates of the feature sum.
+        parameters: coordinates of an update.
     """
 
-    phase: Phase
-    clip_norm: float
-    noise_multiplier: float
-    sample_rate: float
-    releases: int
+    shares: int
+    parties: int
+    party_rows: int
+    modulus_bits: Literal[32, 64]
+    width: int
+    parameters: int
 
-    @property
-    def noise_std(self) -> float:
-        """Standard deviation of the noise on each coordinate of the sum."""
-        return self.noise_multiplier * self.clip_norm if self.noise_multiplier else 0.0
-
-    def event(self, releases: int | None = None) -> Event:
-        """Return the privacy event of ``releases`` uses (by default of all)."""
-        return Event(
-            noise_multiplier=self.noise_multiplier,
-            sample_rate=self.sample_rate,
-            count=self.releases if releases is None else releases,
-        )
+    def length_of(self, phase: Phase) -> int:
+        """Return how many coordinates are released in ``phase``."""
+        return {"centre": self.width, "update": self.parameters, "calibrate": CALIBRATION_LENGTH}[phase]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,18 +73,45 @@ class PrivacyPlan:
         """Return the mechanism of ``phase``."""
         return next(mechanism for mechanism in self.mechanisms if mechanism.phase == phase)
 
+    @property
+    def shares(self) -> int | None:
+        """How many parties' noise together is enough; None where each one's is enough alone."""
+        grid = self.mechanisms[0].grid
+        return grid.shares if grid is not None else None
+
     def spent(self, releases: dict[Phase, int] | None = None) -> Spent:
         """Return epsilon after ``releases`` uses of each mechanism (by default after the whole run).
 
         Guarantees:
-            Epsilon is composed over all releases of the run together, never per round.
+            Epsilon is composed over all releases of the run together, never per round. Where noise is shared it holds
+            against an observer who misses no more shares than the plan counts on.
         """
         counts = releases if releases is not None else {m.phase: m.releases for m in self.mechanisms}
-        events = tuple(m.event(counts.get(m.phase, 0)) for m in self.mechanisms if counts.get(m.phase, 0))
-        return spent(events, delta=self.delta, adjacency=self.adjacency)
+        used = [mechanism for mechanism in self.mechanisms if counts.get(mechanism.phase, 0)]
+        events = tuple(mechanism.event(counts[mechanism.phase]) for mechanism in used)
+        distance = sum(mechanism.distance * counts[mechanism.phase] for mechanism in used)
+        return spent(events, delta=self.delta, adjacency=self.adjacency, distance=distance)
+
+    def epsilon_against(self, shares: int) -> float:
+        """Return epsilon of the whole run against an observer who misses ``shares`` shares of noise, or more.
+
+        Where each party's noise is enough alone, that is the same for all observers. One accountant finds it: it is
+        a statement beside the promise, which :meth:`spent` makes.
+        """
+        if self.shares is None:
+            return self.spent().epsilon
+        events = tuple(mechanism.event(shares=shares) for mechanism in self.mechanisms)
+        return one_accountant(events, delta=self.delta, adjacency=self.adjacency)
 
 
-def plan_for(privacy: PrivacySection, terms: PrivacyTerms, schedule: Schedule, *, feature_norm: float) -> PrivacyPlan:
+def plan_for(
+    privacy: PrivacySection,
+    terms: PrivacyTerms,
+    schedule: Schedule,
+    *,
+    feature_norm: float,
+    sharing: Sharing | None = None,
+) -> PrivacyPlan:
     """Return the plan whose whole run spends at most ``privacy.epsilon`` at the contract's delta.
 
     The shares for centre and calibration are shares of mu squared, which adds up under composition of Gaussian
@@ -95,11 +119,15 @@ def plan_for(privacy: PrivacySection, terms: PrivacyTerms, schedule: Schedule, *
     finding on the reported epsilon, that is the larger of two accountants.
 
     ``feature_norm`` is the public bound on the norm of an encoded row, which is the sensitivity of the feature sum.
+    ``sharing`` is needed where ``privacy.noise`` is ``distributed``.
 
     Raises:
-        PlanError: if the relation is not supported for this sampling, or no noise reaches the target.
+        PlanError: if the relation or the schedule is not supported for this noise or sampling, or no noise reaches the
+            target.
     """
     outline = _outline(privacy, terms, schedule, feature_norm=feature_norm)
+    if privacy.noise == "distributed":
+        outline = _on_grids(outline, privacy, schedule, sharing)
     return with_update_noise(outline, _update_noise(outline, privacy.epsilon))
 
 
@@ -146,6 +174,45 @@ def _outline(privacy: PrivacySection, terms: PrivacyTerms, schedule: Schedule, *
         generator=privacy.generator,
         mechanisms=(centre, update, calibrate),
     )
+
+
+def _on_grids(plan: PrivacyPlan, privacy: PrivacySection, schedule: Schedule, sharing: Sharing | None) -> PrivacyPlan:
+    """Return ``plan`` with a grid for the shared noise of each mechanism."""
+    if sharing is None:
+        raise PlanError("privacy.noise: distributed noise needs the number of its shares")
+    if schedule.local_steps > 1:
+        raise PlanError(
+            f"training.local_steps: expected 1 with distributed noise, got {schedule.local_steps} "
+            "(a share of noise does not protect a party's own steps)"
+        )
+    share_of = {
+        "centre": privacy.centre_share,
+        "calibrate": privacy.calibration_share,
+        "update": 1.0 - privacy.centre_share - privacy.calibration_share,
+    }
+    mu = gaussian_mu(privacy.epsilon, plan.delta)
+    on_grids = []
+    for mechanism in plan.mechanisms:
+        # A guess at the noise, generous: it decides how fine the grid can be and nothing else.
+        noise = 4.0 * mechanism.clip_norm * np.sqrt(mechanism.releases / share_of[mechanism.phase]) / mu
+        rows = mechanism.clip_norm * sharing.party_rows
+        resolution = finest_step(
+            rows + NOISE_REACH * float(noise),
+            parties=sharing.parties,
+            modulus_bits=sharing.modulus_bits,
+            no_finer_than=mechanism.clip_norm * FINEST_STEP,
+        )
+        # Worst case of adding n numbers up to C in any order: n^2 C units in the last place (Higham 2002, section 4.2).
+        # Twice, for the sum with the row and without; the factor covers what goes into each number.
+        slack = 4.0 * float(sharing.party_rows) ** 2 * 2.0**-53
+        grid = Grid(
+            resolution=resolution,
+            length=sharing.length_of(mechanism.phase),
+            shares=sharing.shares,
+            slack=slack,
+        )
+        on_grids.append(replace(mechanism, grid=grid))
+    return replace(plan, mechanisms=tuple(on_grids))
 
 
 def with_update_noise(plan: PrivacyPlan, noise_multiplier: float) -> PrivacyPlan:

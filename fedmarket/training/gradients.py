@@ -2,9 +2,9 @@
 
 Of a linear model the gradient of a row is its residual times the row, so norms and the clipped sum need no per-example
 gradients at all. For every other network they are Opacus'. Clipping and adding are ours in both cases: Opacus adds in
-float32, where rounding moves a sum over thousands of rows by percents of the clip when one row is taken out (Casacuberta
-et al. 2022), and one row that overflows makes the whole sum non-finite, so that refusing to send it would tell that the
-row is there.
+float32, where rounding moves a sum over thousands of rows by percents of the clip when one row is taken out
+(Casacuberta et al. 2022), and one row that overflows makes the whole sum non-finite, so that refusing to send it would
+tell that the row is there.
 """
 
 import math

@@ -1,7 +1,7 @@
 """The three noisy sums a party can release: feature sum, training update, calibration statistics.
 
-Each is a Gaussian mechanism: a sum over rows of vectors with bounded norm, and normals of the plan's standard
-deviation on every coordinate. Noise is added here, before anything is rounded, masked or sent.
+Each is a sum over rows of vectors with bounded norm, with the noise of its mechanism on every coordinate. Noise is
+added here, before anything is rounded to the words' grid, masked or sent.
 """
 
 import numpy as np
@@ -11,8 +11,8 @@ from scipy.special import expit
 from fedmarket.arrays import FeatureArray, FloatArray
 from fedmarket.models.propensity import PropensityNetwork, load_vector, logits
 from fedmarket.models.released import reach_of, recalibrated
+from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.noise import Stream
-from fedmarket.privacy.plan import Mechanism
 from fedmarket.training.gradients import clipped_gradient_sum, one_thread
 
 
@@ -22,7 +22,7 @@ def feature_sum(features: FeatureArray, *, mechanism: Mechanism, stream: Stream)
     No row is clipped: the encoding bounds each row's norm by the mechanism's ``clip_norm`` (see
     :class:`fedmarket.contract.layout.Layout`).
     """
-    return _with_noise(features.sum(axis=0, dtype=np.float64), mechanism, stream)
+    return mechanism.noisy(features.sum(axis=0, dtype=np.float64), stream)
 
 
 def update_sum(
@@ -51,7 +51,7 @@ def update_sum(
         taken = torch.from_numpy(stream.coins(len(labels), mechanism.sample_rate))
         sample = (features, labels) if bool(taken.all()) else (features[taken], labels[taken])
         exact = clipped_gradient_sum(network, *sample, clip_norm=mechanism.clip_norm)
-        noisy = _with_noise(exact, mechanism, stream)
+        noisy = mechanism.noisy(exact, stream)
         local = local - learning_rate * noisy / (mechanism.sample_rate * declared_rows)
         total += noisy
     return total
@@ -83,10 +83,4 @@ def calibration_sum(
     reach = reach_of(raw, float(calibration[2]))
     residual, weight = labels.astype(np.float64) - rate, rate * (1.0 - rate)
     rows = np.stack([residual, residual * reach, weight, weight * reach, weight * reach**2])
-    return _with_noise(rows.sum(axis=1), mechanism, stream)
-
-
-def _with_noise(exact: FloatArray, mechanism: Mechanism, stream: Stream) -> FloatArray:
-    if not mechanism.noise_multiplier:
-        return exact
-    return exact + mechanism.noise_std * stream.normals(len(exact))
+    return mechanism.noisy(rows.sum(axis=1), stream)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from fedmarket.errors import Refusal
 from fedmarket.privacy.budget import Spending
-from fedmarket.privacy.plan import Mechanism, PrivacyPlan
+from fedmarket.privacy.mechanism import Mechanism
+from fedmarket.privacy.plan import PrivacyPlan
 
 PlanOf = Callable[..., PrivacyPlan]
 

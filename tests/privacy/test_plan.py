@@ -9,7 +9,8 @@ import pytest
 
 from fedmarket.errors import PlanError
 from fedmarket.privacy.accountant import gaussian_epsilon, gaussian_mu
-from fedmarket.privacy.plan import CALIBRATION_SENSITIVITY, Mechanism, PrivacyPlan, with_update_noise
+from fedmarket.privacy.mechanism import Mechanism
+from fedmarket.privacy.plan import CALIBRATION_SENSITIVITY, PrivacyPlan, with_update_noise
 
 PlanOf = Callable[..., PrivacyPlan]
 

@@ -9,7 +9,7 @@ import torch
 
 from fedmarket.config import LogisticModel, MlpModel
 from fedmarket.models.propensity import PropensityNetwork, load_vector, network_of, parameter_count
-from fedmarket.privacy.plan import Mechanism
+from fedmarket.privacy.mechanism import Mechanism
 
 MODELS = {
     "logistic": LogisticModel(kind="logistic", binning=False),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
+from fedmarket.aggregation.fixedpoint import bytes_to_words
 from fedmarket.config import load_config
 from fedmarket.contract.schema import PrivacyTerms
 from fedmarket.errors import Refusal
@@ -19,7 +20,7 @@ from fedmarket.models.propensity import network_of
 from fedmarket.models.released import UNCALIBRATED, ModelState
 from fedmarket.privacy.budget import Spending
 from fedmarket.privacy.noise import Stream
-from fedmarket.privacy.plan import PrivacyPlan, plan_for
+from fedmarket.privacy.plan import PrivacyPlan, Sharing, plan_for
 from fedmarket.training.sums import calibration_sum, feature_sum, update_sum
 
 CONFIG = load_config(
@@ -43,10 +44,13 @@ RELEASES = ("centre", "update", "calibrate")
 MODEL = ModelState(centre=np.zeros(WIDTH), parameters=np.array([0.5, 0.5, 0.5, 0.5, 2.0]), calibration=UNCALIBRATED)
 
 
-@pytest.fixture(scope="module")
-def plan() -> PrivacyPlan:
+@pytest.fixture(scope="module", params=["local", "distributed"])
+def plan(request: pytest.FixtureRequest) -> PrivacyPlan:
+    """One party's noise is the whole: its own, or the only share that an observer misses."""
     terms = PrivacyTerms(unit="row", adjacency="add-or-remove-one", delta=DELTA)
-    return plan_for(CONFIG.privacy, terms, CONFIG.training, feature_norm=BOUND)
+    privacy = CONFIG.privacy.model_copy(update={"noise": request.param})
+    sharing = Sharing(shares=1, parties=2, party_rows=50, modulus_bits=32, width=WIDTH, parameters=WIDTH + 1)
+    return plan_for(privacy, terms, CONFIG.training, feature_norm=BOUND, sharing=sharing)
 
 
 def party_under(plan: PrivacyPlan, *, extreme: bool) -> Party:
@@ -67,18 +71,25 @@ def party_under(plan: PrivacyPlan, *, extreme: bool) -> Party:
         modulus_bits=32,
         max_parties=2,
         max_party_rows=50,
-        minimum_parties=1,
+        secagg="ideal",
+        minimum_survivors=1,
     )
     return Party(name="p", terms=terms, features=features[:rows], labels=labels[:rows], declared_rows=5)
+
+
+def request_for(number: int) -> Request:
+    return Request(
+        round_number=number, phase=RELEASES[number], step="sum", model_hash=MODEL.hash, model=MODEL, packet=b""
+    )
 
 
 def transcript(party: Party) -> np.ndarray:
     """Return all that leaves the party in one run, decoded: three releases, one after the other."""
     states, seen = [PartyState()], []
     for number, phase in enumerate(RELEASES):
-        request = Request(round_number=number, phase=phase, model=MODEL)
-        update = party.answer(states[-1], request, keep=states.append)
-        seen.append(party.terms.grid_of(phase).decode(update.words))
+        update = party.answer(states[-1], request_for(number), keep=states.append)
+        grid = party.terms.grid_of(phase)
+        seen.append(grid.decode(bytes_to_words(update.content, modulus_bits=32)))
     assert [state.last_round for state in states] == [-1, 0, 1, 2]
     return np.concatenate(seen)
 
@@ -193,7 +204,7 @@ def test_an_exhausted_budget_is_refused_before_anything_is_computed(
         monkeypatch.setattr(module, name, lambda *_, name=name, **__: computed.append(name) or np.zeros(1))
     monkeypatch.setattr(Stream, "secret", lambda: computed.append("noise"))
     state = PartyState(spending=Spending(centre=1, update=1, calibrate=1))
-    request = Request(round_number=RELEASES.index(phase), phase=phase, model=MODEL)
+    request = request_for(RELEASES.index(phase))
     with pytest.raises(Refusal, match=f"budget: 1 more .* of {phase} asked, 0 left of 1"):
         party_under(plan, extreme=True).answer(state, request, keep=lambda _: computed.append("kept"))
     assert computed == []

@@ -13,7 +13,8 @@ from fedmarket.config import LogisticModel
 from fedmarket.models.propensity import PropensityNetwork, load_vector, network_of, vector_of
 from fedmarket.models.released import UNCALIBRATED
 from fedmarket.privacy.noise import Stream
-from fedmarket.privacy.plan import CALIBRATION_SENSITIVITY, Mechanism
+from fedmarket.privacy.mechanism import Mechanism
+from fedmarket.privacy.plan import CALIBRATION_SENSITIVITY
 from fedmarket.training.gradients import clipped_gradient_sum
 from fedmarket.training.sums import calibration_sum, feature_sum, update_sum
 
