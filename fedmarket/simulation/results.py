@@ -24,7 +24,9 @@ from fedmarket.simulation.statements import (
     GENERATOR_WORDS,
     HYPERPARAMETERS,
     MECHANISM_WORDS,
+    NOISE_ASSUMPTIONS,
     NOT_PROTECTED,
+    OBSERVERS,
 )
 
 FORMAT = "fedmarket-results/1"
@@ -61,6 +63,7 @@ def results_of(
         "not_protected": [*NOT_PROTECTED, AGGREGATION_NOT_PROTECTED[config.aggregation.secagg]],
         "assumptions": [
             GENERATOR_WORDS[plan.generator],
+            NOISE_ASSUMPTIONS[config.privacy.noise],
             AGGREGATION_ASSUMPTIONS[config.aggregation.secagg],
             *ASSUMPTIONS,
         ],
@@ -262,7 +265,7 @@ def _spent(seeds: list[SeedResult], plan: PrivacyPlan, name: str) -> dict[str, A
     return {
         "epsilon": worst.epsilon,
         "delta": worst.delta,
-        "accountants": {"pld": worst.pld, "prv": worst.prv},
+        "accountants": worst.accountants,
         "sampling": "full batch" if rate == 1 else "Poisson",
         "sample_rate": rate,
     }
@@ -276,19 +279,33 @@ def _plan(config: ExperimentConfig, plan: PrivacyPlan) -> dict[str, Any]:
         "target_epsilon": config.privacy.epsilon,
         "clip_norm": config.privacy.clip_norm,
         "generator": plan.generator,
+        "noise": config.privacy.noise,
+        "shares": plan.shares,
+        "observers": _observers(config, plan),
         "mechanisms": [
             {
                 "name": mechanism.phase,
                 "releases": mechanism.releases,
                 "noise_multiplier": mechanism.noise_multiplier,
                 "sample_rate": mechanism.sample_rate,
-                "sensitivity": mechanism.clip_norm,
+                "sensitivity": mechanism.sensitivity,
                 "words": MECHANISM_WORDS[mechanism.phase],
             }
             for mechanism in plan.mechanisms
         ],
         "hyperparameters": HYPERPARAMETERS,
     }
+
+
+def _observers(config: ExperimentConfig, plan: PrivacyPlan) -> list[dict[str, Any]]:
+    """Return the epsilon of a whole run against each observer, by the shares of noise that each cannot know."""
+    least = config.federation.minimum_survivors
+    missed = {"public": least, "server": least, "party": least - 1}
+    missed |= {"coalition": least - config.privacy.colluders, "bare": 1}
+    return [
+        {"name": name, "words": OBSERVERS[name], "epsilon": plan.epsilon_against(shares)}
+        for name, shares in missed.items()
+    ]
 
 
 def _federation(seeds: list[SeedResult], config: ExperimentConfig, contract: Contract) -> dict[str, Any]:

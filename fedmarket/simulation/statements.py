@@ -19,7 +19,6 @@ GENERATOR_WORDS = {
 ASSUMPTIONS = (
     "Each customer has one row at each party; a customer held by several parties spends the sum of their epsilons.",
     "Party names, declared sizes, contract and configuration are public; neighbouring tables declare the same size.",
-    "Noise is a normal in double precision, rounded to a public grid; accounting treats it as a continuous normal.",
 )
 
 NOT_PROTECTED = (
@@ -29,6 +28,22 @@ NOT_PROTECTED = (
     "This report: its test metrics and row counts are computed without noise, by a researcher who holds the test rows.",
     "Timing, and a machine that leaks its memory.",
 )
+
+NOISE_ASSUMPTIONS = {
+    "local": "Noise is a normal in double precision, rounded to a public grid; accounting treats it as a continuous "
+    "normal. Each party's noise is enough alone.",
+    "distributed": "Noise is discrete Gaussian on a public grid, and its distance from what is accounted is paid out "
+    "of delta. Shares add up: the promise needs secure aggregation, and that no more parties than assumed leave out "
+    "their noise or tell it.",
+}
+
+OBSERVERS = {
+    "public": "whoever has the released model",
+    "server": "the server, which sees the sum of each round",
+    "party": "another party, which knows its own share of the noise",
+    "coalition": "the server with the assumed number of colluding parties: this is the promise",
+    "bare": "whoever would see one party's updates unmasked",
+}
 
 AGGREGATION_ASSUMPTIONS = {
     "secure": "The server colludes with fewer than a third of the parties: then it sees the sum of a round and nothing "

@@ -51,7 +51,7 @@ def test_no_party_spends_more_than_the_target(found):
     assert len(results["privacy"]) == 12
     for spent in results["privacy"].values():
         assert 0.97 * expected["epsilon"] < spent["epsilon"] <= expected["epsilon"]
-        assert abs(spent["accountants"]["pld"] - spent["accountants"]["prv"]) <= 0.02 + 0.01 * spent["epsilon"]
+        assert abs(spent["accountants"]["pld"] - spent["accountants"]["exact"]) <= 0.02 + 0.01 * spent["epsilon"]
 
 
 def test_probabilities_are_calibrated_by_the_private_recalibration(found):

@@ -16,6 +16,7 @@ from fedmarket.errors import PlanError
 from fedmarket.privacy import accountant
 from fedmarket.privacy.accountant import (
     Event,
+    exact_epsilon,
     gaussian_delta,
     gaussian_epsilon,
     gaussian_mu,
@@ -57,9 +58,10 @@ def close(found: float, exact: float) -> bool:
 @pytest.mark.parametrize("events", [*FULL.values(), *SAMPLED.values()], ids=[*FULL, *(f"sampled {k}" for k in SAMPLED)])
 def test_both_accountants_agree_and_the_larger_is_reported(events: tuple[Event, ...]):
     found = spent(events, delta=DELTA, adjacency="add-or-remove-one")
-    assert (found.pld, found.prv) == (pld_epsilon(events, DELTA), prv_epsilon(events, DELTA))
-    assert abs(found.pld - found.prv) <= 0.02 + 0.01 * found.epsilon
-    assert found.epsilon == max(found.pld, found.prv)
+    name, second = ("exact", exact_epsilon) if events in FULL.values() else ("prv", prv_epsilon)
+    assert found.accountants == {"pld": pld_epsilon(events, DELTA), name: second(events, DELTA)}
+    assert abs(found.accountants["pld"] - prv_epsilon(events, DELTA)) <= 0.02 + 0.01 * found.epsilon
+    assert found.epsilon == max(found.accountants.values())
 
 
 def exact_full(events: tuple[Event, ...]) -> float:
@@ -173,15 +175,18 @@ def test_one_release_without_noise_costs_everything_and_no_release_nothing():
 
 
 @pytest.mark.parametrize("off", [0.05, -0.05, math.nan, -math.inf])
-def test_no_epsilon_is_claimed_where_the_accountants_disagree(off: float, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(accountant, "prv_epsilon", lambda events, delta: pld_epsilon(events, delta) + off)
+@pytest.mark.parametrize(("second", "rate"), [("exact_epsilon", 1.0), ("prv_epsilon", 0.5)])
+def test_no_epsilon_is_claimed_where_the_accountants_disagree(
+    second: str, rate: float, off: float, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(accountant, second, lambda events, delta: pld_epsilon(events, delta) + off)
     with pytest.raises(PlanError, match="accountants disagree"):
-        of(event(count=1))
+        of(event(4.0, rate, count=1))
 
 
 @pytest.mark.parametrize("off", [0.015, -0.015, math.inf])
 def test_the_larger_is_reported_whichever_it_is(off: float, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(accountant, "prv_epsilon", lambda events, delta: pld_epsilon(events, delta) + off)
+    monkeypatch.setattr(accountant, "exact_epsilon", lambda events, delta: pld_epsilon(events, delta) + off)
     assert of(event(count=1)) == pld_epsilon((event(count=1),), DELTA) + max(off, 0)
 
 
@@ -191,7 +196,7 @@ def test_a_failed_second_accountant_claims_nothing(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("opacus.accountants.PRVAccountant.get_epsilon", fail)
     with pytest.raises(PlanError, match=r"PRV accountant failed \(ValueError\)"):
-        of(event(3.21, count=1))
+        of(event(3.21, 0.5, count=1))
 
 
 @settings(max_examples=3, deadline=None)

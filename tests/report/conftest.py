@@ -108,7 +108,7 @@ def example_results():
             name: {
                 "epsilon": 0.99973,
                 "delta": 1e-05,
-                "accountants": {"pld": 0.99973, "prv": 0.99978},
+                "accountants": {"pld": 0.99973, "exact": 0.99969},
                 "sampling": "full batch",
                 "sample_rate": 1.0,
             }

@@ -89,7 +89,7 @@ def test_every_party_says_what_it_spent(results):
     assert list(results["privacy"]) == PARTIES
     for spent in results["privacy"].values():
         assert set(spent) == {"epsilon", "delta", "accountants", "sampling", "sample_rate"}
-        assert set(spent["accountants"]) == {"pld", "prv"}
+        assert set(spent["accountants"]) == {"pld", "exact"}
         assert spent["epsilon"] == max(spent["accountants"].values()) <= 1.0
         assert spent["epsilon"] > 0.9
         assert (spent["delta"], spent["sampling"], spent["sample_rate"]) == (1e-5, "full batch", 1.0)
