@@ -1,5 +1,6 @@
 """Two accountants agree with each other, lie above exact formulas, and the larger is what is reported."""
 
+import itertools
 import math
 
 import numpy as np
@@ -212,7 +213,9 @@ def test_less_noise_more_releases_or_likelier_rows_cost_more(noise: float, rate:
 def hockey_stick(epsilon: float, mu: float) -> float:
     """Return the integral of max(0, p - e^epsilon q) for N(mu, 1) against N(0, 1), without any closed form."""
     start = epsilon / mu + mu / 2
-    return float(quad(lambda x: norm.pdf(x - mu) - math.exp(epsilon) * norm.pdf(x), start, start + 40, limit=200)[0])
+    density = lambda x: norm.pdf(x - mu) - math.exp(epsilon) * norm.pdf(x)  # noqa: E731
+    pieces = [start + width for width in (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 40.0)]
+    return math.fsum(quad(density, low, high, epsabs=0)[0] for low, high in itertools.pairwise(pieces))
 
 
 @given(epsilon=st.floats(0.0, 8.0), mu=st.floats(0.05, 5.0))
