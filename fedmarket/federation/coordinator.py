@@ -219,8 +219,9 @@ class Coordinator:
     def _note_void(self, reason: str, suspects: tuple[str, ...]) -> None:
         hint = f" (may be caused by {', '.join(suspects)})" if suspects else ""
         self.void_rounds.append(VoidRound(round_number=self._round, reason=reason + hint))
-        last = self.void_rounds[-self.max_void_rounds :]
-        if len(last) == self.max_void_rounds and last[0].round_number == self._round + 1 - self.max_void_rounds:
+        most = min(self.max_void_rounds, self.terms.rounds)  # a run of void rounds alone has no model to release
+        last = self.void_rounds[-most:]
+        if len(last) == most and last[0].round_number == self._round + 1 - most:
             raise FederationStopped(f"{reason + hint}, as were all of the last {len(last)}{self._causes()}")
 
     def _causes(self) -> str:

@@ -141,6 +141,8 @@ class Party:
             BadMessage: if the request is malformed, repeated, or out of order, or the result out of range.
             Refusal: if the budget does not allow the release, or an answer could reveal more than the sum.
         """
+        if not state.run:
+            raise Refusal("this party has not joined a run")
         if request.step not in self.terms.steps:
             raise BadMessage(f"step: expected one of {', '.join(self.terms.steps)}, got {request.step!r}")
         if request.step == self.terms.steps[0]:
@@ -165,10 +167,10 @@ class Party:
         if request.step == "advertise":
             memory, content = seat.enter(context)
         else:
-            words = None
+            resumed, words = seat.resume(context, request.step, memory), None
             if request.step == "mask":
                 state, words = self._paid_words(state, request, keep)
-            memory, content = seat.follow(context, request.step, memory=memory, packet=request.packet, words=words)
+            memory, content = seat.follow(resumed, request.step, packet=request.packet, words=words)
         keep(replace(state, secagg=memory))
         return content
 

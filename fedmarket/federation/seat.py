@@ -11,7 +11,7 @@ from pathlib import Path
 from fedmarket.aggregation.secagg import party as protocol
 from fedmarket.aggregation.secagg.context import RoundContext
 from fedmarket.aggregation.secagg.state import PartyState
-from fedmarket.aggregation.steps import Step
+from fedmarket.aggregation.steps import SECURE, Step
 from fedmarket.arrays import WordArray
 from fedmarket.errors import ConfigError, Refusal, UsageError
 from fedmarket.federation.identity import Identity, load_identity, new_identity, save_identity
@@ -42,23 +42,34 @@ class Seat:
         state, message = protocol.advertise(context, self.identity)
         return state.to_bytes(), message
 
+    def resume(self, context: RoundContext, step: Step, memory: bytes) -> PartyState:
+        """Return what was to be remembered after the step before ``step``; good for one answer.
+
+        Raises:
+            BadMessage: if ``memory`` is of another round.
+            Refusal: if another step is due.
+        """
+        state = PartyState.from_bytes(memory, context=context, identity=self.identity)
+        due = SECURE[SECURE.index(state.after) + 1]
+        if step != due:
+            raise Refusal(f"asked for the step {step}, but {due} is due")
+        return state
+
     def follow(
-        self, context: RoundContext, step: Step, *, memory: bytes, packet: bytes, words: WordArray | None
+        self, state: PartyState, step: Step, *, packet: bytes, words: WordArray | None = None
     ) -> tuple[bytes, bytes]:
         """Return what to remember after ``step``, nothing after the last one, and the answer to it.
 
         Args:
-            context: the round, as the party knows it.
+            state: from :meth:`resume`, for this step.
             step: any but ``advertise``.
-            memory: what was to be remembered after the step before; good for one answer.
             packet: what the server sent.
             words: (length,) the residues to be masked, in the step ``mask``.
 
         Raises:
             BadMessage: if the packet is malformed or forged.
-            Refusal: if the step is not due or answering it could reveal more than the sum.
+            Refusal: if answering could reveal more than the sum.
         """
-        state = PartyState.from_bytes(memory, context=context, identity=self.identity)
         match step:
             case "share":
                 state, message = protocol.share(state, packet)

@@ -116,4 +116,5 @@ def _simulated_party(market: Market, arm_name: str, alone: str, roster: str, par
     if not 0 <= partition < len(holders):
         raise ConfigError(f"partition-id: expected 0 to {len(holders) - 1}, got {partition}")
     name = holders[partition]
-    return market.party(arm, name, seat=load_seat(Path(roster), name) if roster else None)
+    masked = roster and arm.holders == "parties"
+    return market.party(arm, name, seat=load_seat(Path(roster), name) if masked else None)
