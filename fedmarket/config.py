@@ -118,7 +118,8 @@ class PrivacySection(_Section):
     ``epsilon`` is between 0.02, below which the accountants' own error bound of 0.01 leaves nothing to spend, and 32,
     above which there is nothing to promise. ``centre_share`` and ``calibration_share`` are the shares of the squared
     Gaussian-DP budget (mu squared, Dong et al. 2022) given to the private feature means before training and to the
-    private recalibration after it.
+    private recalibration after it. With ``private_evaluation`` test metrics come from noisy counts of held-out rows.
+    Those rows take part in nothing else, so the same epsilon pays for them (parallel composition, McSherry 2009).
 
     ``noise`` is ``local``, where each party's noise is enough alone, or ``distributed``, where shares add up under
     secure aggregation. They are sized for ``federation.minimum_survivors`` less ``colluders`` parties: each party knows
@@ -134,6 +135,7 @@ class PrivacySection(_Section):
     centre_share: Share
     calibration_share: Share
     calibration_rounds: Count
+    private_evaluation: bool
     generator: Literal["operating-system", "seeded-for-tests"]
 
 

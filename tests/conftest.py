@@ -71,6 +71,7 @@ sample_rate = 1.0
 centre_share = 0.05
 calibration_share = 0.05
 calibration_rounds = 3
+private_evaluation = true
 generator = "seeded-for-tests"
 [aggregation]
 secagg = "secure"

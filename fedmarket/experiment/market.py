@@ -15,7 +15,7 @@ from fedmarket.data.encode import encode
 from fedmarket.data.population import Deal, Population, deal, load_population
 from fedmarket.errors import ConfigError
 from fedmarket.experiment.arms import Arm, layout_for, terms_of
-from fedmarket.federation.party import Party
+from fedmarket.federation.party import Party, Rows
 from fedmarket.federation.seat import Seat, need_seats_for
 
 
@@ -69,16 +69,19 @@ class Market:
         members = self.names if name == POOL else (name,)
         if not set(members) <= set(self.names):
             raise ConfigError(f"party: expected one of {', '.join(self.names)}, got {name!r}")
-        rows = np.concatenate([self.deal.train[member] for member in members])
         return Party(
             name=name,
             terms=terms_of(arm, self.config, self.contract, seed=self.seed),
-            features=np.ascontiguousarray(self.features[rows]),
-            labels=np.ascontiguousarray(self.population.labels[rows]),
+            rows=self._rows(self.deal.train, members),
+            held_out=self._rows(self.deal.test, members),
             declared_rows=sum(declared_rows(len(self.deal.train[member])) for member in members),
             seat=seat,
             test_seed=self.seed,
         )
+
+    def _rows(self, dealt: dict[str, RowNumbers], members: tuple[str, ...]) -> Rows:
+        numbers = np.concatenate([dealt[member] for member in members])
+        return Rows(features=self.features[numbers], labels=self.population.labels[numbers])
 
     def check(self, arm: Arm) -> None:
         """Find now what would keep a party out of ``arm``: during a run it would be rejected and the others go on.

@@ -25,6 +25,7 @@ from fedmarket.federation.messages import Acceptance, Invitation, Rejection, Req
 from fedmarket.federation.terms import Terms
 from fedmarket.models.propensity import initial_vector, load_vector, logits, network_of
 from fedmarket.models.released import UNCALIBRATED, ModelState
+from fedmarket.privacy.histogram import ScoreCounts
 
 LONGEST_NAME = 100
 """Characters of a party's name: it stands in one-line messages and in reports."""
@@ -40,6 +41,7 @@ class Coordinator:
     Attributes:
         roster: who takes part in secure aggregation, where the terms ask for it.
         max_void_rounds: how many void rounds in a row end the run.
+        score_counts: the private evaluation, once it has been made.
 
     Raises:
         UsageError: if the terms ask for secure aggregation and the roster is missing or was made for other terms.
@@ -50,6 +52,7 @@ class Coordinator:
     roster: Roster | None = field(default=None, repr=False)
     rejections: list[Rejection] = field(default_factory=list)
     void_rounds: list[VoidRound] = field(default_factory=list)
+    score_counts: ScoreCounts | None = None
     _run: bytes = field(default_factory=lambda: os.urandom(RUN_SIZE))
     _declared: dict[str, int] = field(default_factory=dict)
     _round: int = 0
@@ -213,8 +216,12 @@ class Coordinator:
         elif phase == "update":
             self._step(total / (self.terms.plan.mechanism("update").sample_rate * rows))
         else:
-            noise_std = self.terms.plan.mechanism("calibrate").noise_std * math.sqrt(len(survivors))
-            self._calibration = newton_step(self._calibration, total, noise_std=noise_std)
+            noise_std = self.terms.plan.mechanism(phase).noise_std * math.sqrt(len(survivors))
+            if phase == "calibrate":
+                self._calibration = newton_step(self._calibration, total, noise_std=noise_std)
+            else:
+                typical = float(self._calibration[0])
+                self.score_counts = ScoreCounts(counts=total.reshape(2, -1), typical=typical, noise_std=noise_std)
 
     def _note_void(self, reason: str, suspects: tuple[str, ...]) -> None:
         hint = f" (may be caused by {', '.join(suspects)})" if suspects else ""

@@ -11,6 +11,7 @@ A round is one step where sums are in the open, five under secure aggregation. I
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -25,8 +26,9 @@ from fedmarket.federation.terms import Terms
 from fedmarket.models.propensity import network_of
 from fedmarket.models.released import ModelState, centred
 from fedmarket.privacy.budget import Spending
+from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.noise import Stream
-from fedmarket.training.sums import calibration_sum, feature_sum, update_sum
+from fedmarket.training.sums import calibration_sum, feature_sum, score_counts, update_sum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +53,39 @@ Keep = Callable[[PartyState], None]
 """Stores a state before anything that depends on it leaves the party."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Encoded rows (n, width) and their labels (n,), 0 or 1; never shown."""
+
+    features: FeatureArray = field(repr=False)
+    labels: FeatureArray = field(repr=False)
+
+    def need_usable(self, *, party: str, width: int, norm_bound: float, most: int) -> None:
+        """Refuse rows that would break a sensitivity or the integer range.
+
+        Raises:
+            DataError: with the party's name and a count, never a value.
+        """
+        if self.features.shape[1:] != (width,) or self.labels.shape != self.features.shape[:1]:
+            raise DataError(f"party {party}: expected rows of width {width} with one label each")
+        if not np.all((self.labels == 0) | (self.labels == 1)):
+            raise DataError(f"party {party}: expected labels 0 and 1")
+        norms = np.linalg.norm(self.features, axis=1)
+        if not np.all(norms <= norm_bound * (1 + 1e-6)):
+            count = int(np.count_nonzero(~(norms <= norm_bound * (1 + 1e-6))))
+            raise DataError(f"party {party}: {count} encoded rows are not finite or beyond the norm bound")
+        if len(self.labels) > most:  # the integer range holds the sum of so many rows and no more
+            raise DataError(f"party {party}: has more rows than federation.max_party_rows = {most}")
+
+
 @dataclass(slots=True, kw_only=True)
 class Party:
     """One party with its own encoded rows.
 
     Attributes:
-        features: (n, width) encoded rows.
-        labels: (n,) 0 or 1.
-        declared_rows: the size that the party makes public; sampling and step sizes use it, never ``n``.
+        rows: what it trains on.
+        held_out: what it tests on; no row is in both.
+        declared_rows: the size that the party makes public; sampling and step sizes use it, never ``len(rows)``.
         seat: the party's place in secure aggregation, where the terms ask for it.
         test_seed: with the plan's generator ``seeded-for-tests``, where reproducible noise starts.
 
@@ -70,8 +97,8 @@ class Party:
 
     name: str
     terms: Terms
-    features: FeatureArray = field(repr=False)
-    labels: FeatureArray = field(repr=False)
+    rows: Rows
+    held_out: Rows
     declared_rows: int
     seat: Seat | None = field(default=None, repr=False)
     test_seed: int = 0
@@ -79,23 +106,15 @@ class Party:
 
     def __post_init__(self) -> None:
         """Refuse rows that would break the guarantee, and sizes that the terms do not allow."""
-        if self.features.shape[1:] != (self.terms.width,) or self.labels.shape != self.features.shape[:1]:
-            raise DataError(f"party {self.name}: expected rows of width {self.terms.width} with one label each")
-        if not np.all((self.labels == 0) | (self.labels == 1)):
-            raise DataError(f"party {self.name}: expected labels 0 and 1")
-        norms = np.linalg.norm(self.features, axis=1)
-        bound = self.terms.plan.mechanism("centre").clip_norm * (1 + 1e-6)
-        if not np.all(norms <= bound):
-            count = int(np.count_nonzero(~(norms <= bound)))
-            raise DataError(f"party {self.name}: {count} encoded rows are not finite or beyond the norm bound")
         most = self.terms.max_party_rows
+        norm_bound = self.terms.plan.mechanism("centre").clip_norm
+        for rows in (self.rows, self.held_out):
+            rows.need_usable(party=self.name, width=self.terms.width, norm_bound=norm_bound, most=most)
         if not 0 < self.declared_rows <= most:
             raise PlanError(
                 f"party {self.name}: declares {self.declared_rows} rows, "
                 f"expected at most federation.max_party_rows = {most}"
             )
-        if len(self.labels) > most:  # the integer range holds the sum of so many rows and no more
-            raise DataError(f"party {self.name}: has more rows than federation.max_party_rows = {most}")
         rate = self.terms.plan.mechanism("update").sample_rate
         if rate * self.declared_rows < 1:
             raise PlanError(
@@ -211,33 +230,26 @@ class Party:
 
     def _release(self, round_number: int, model: ModelState) -> FloatArray:
         phase = self.terms.phase_of(round_number)
-        mechanism = self.terms.plan.mechanism(phase)
-        stream = self._stream(round_number)
+        noise: NoiseOf = {"mechanism": self.terms.plan.mechanism(phase), "stream": self._stream(round_number)}
         if phase == "centre":
-            return feature_sum(self.features, mechanism=mechanism, stream=stream)
+            return feature_sum(self.rows.features, **noise)
         network = network_of(self.terms.model, self.terms.width)
-        features = self._features_around(model)
-        if phase == "calibrate":
-            return calibration_sum(
+        if phase == "update":
+            return update_sum(
                 network,
                 model.parameters,
-                model.calibration,
-                features,
-                self.labels,
-                mechanism=mechanism,
-                stream=stream,
+                self._features_around(model),
+                torch.from_numpy(self.rows.labels),
+                steps=self.terms.schedule.local_steps,
+                learning_rate=self.terms.schedule.local_learning_rate,
+                declared_rows=self.declared_rows,
+                **noise,
             )
-        return update_sum(
-            network,
-            model.parameters,
-            features,
-            torch.from_numpy(self.labels),
-            steps=self.terms.schedule.local_steps,
-            learning_rate=self.terms.schedule.local_learning_rate,
-            declared_rows=self.declared_rows,
-            mechanism=mechanism,
-            stream=stream,
-        )
+        scored = (network, model.parameters, model.calibration)
+        if phase == "calibrate":
+            return calibration_sum(*scored, self._features_around(model), self.rows.labels, **noise)
+        held_out = centred(self.held_out.features, model.centre)
+        return score_counts(*scored, held_out, self.held_out.labels, **noise)
 
     def _stream(self, round_number: int) -> Stream:
         if self.terms.plan.generator == "seeded-for-tests":
@@ -247,8 +259,15 @@ class Party:
     def _features_around(self, model: ModelState) -> torch.Tensor:
         """Return the rows minus the model's centre; the centre is the same in all rounds but the first."""
         if self._centred is None or not np.array_equal(self._centred[0], model.centre):
-            self._centred = (model.centre, centred(self.features, model.centre))
+            self._centred = (model.centre, centred(self.rows.features, model.centre))
         return self._centred[1]
+
+
+class NoiseOf(TypedDict):
+    """The keywords of every noisy sum."""
+
+    mechanism: Mechanism
+    stream: Stream
 
 
 def _check_vector(name: str, vector: AnyArray, length: int) -> None:

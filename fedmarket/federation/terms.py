@@ -18,7 +18,7 @@ from fedmarket.config import LogisticModel, MlpModel, Schedule
 from fedmarket.errors import PlanError
 from fedmarket.files import sha256_of
 from fedmarket.privacy.mechanism import Phase
-from fedmarket.privacy.plan import PrivacyPlan
+from fedmarket.privacy.plan import CALIBRATION_LENGTH, EVALUATION_LENGTH, PrivacyPlan
 
 UNCLIPPED_NORM = 1000.0
 """Range given to a row's gradient where baselines do not clip it."""
@@ -60,8 +60,8 @@ class Terms:
 
     @property
     def rounds(self) -> int:
-        """Number of rounds in the run: one for the centre, the updates, the calibration."""
-        return 1 + self.schedule.rounds + self.plan.mechanism("calibrate").releases
+        """Number of rounds in the run: one for the centre, the updates, the calibration, one for the evaluation."""
+        return self._calibrated + self.plan.mechanism("evaluate").releases
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -72,7 +72,13 @@ class Terms:
         """Return what is released in round ``round_number``, counted from 0."""
         if round_number == 0:
             return "centre"
-        return "update" if round_number <= self.schedule.rounds else "calibrate"
+        if round_number <= self.schedule.rounds:
+            return "update"
+        return "calibrate" if round_number < self._calibrated else "evaluate"
+
+    @property
+    def _calibrated(self) -> int:
+        return 1 + self.schedule.rounds + self.plan.mechanism("calibrate").releases
 
     def releases_in(self, phase: Phase) -> int:
         """Return how often the phase's mechanism runs in one round."""
@@ -80,7 +86,13 @@ class Terms:
 
     def length_of(self, phase: Phase) -> int:
         """Return how many coordinates are released in a round of ``phase``."""
-        return {"centre": self.width, "update": self.parameters, "calibrate": 5}[phase]
+        lengths: dict[Phase, int] = {
+            "centre": self.width,
+            "update": self.parameters,
+            "calibrate": CALIBRATION_LENGTH,
+            "evaluate": EVALUATION_LENGTH,
+        }
+        return lengths[phase]
 
     def grid_of(self, phase: Phase) -> FixedPoint:
         """Return the integer grid of ``phase``, sized by public bounds so that the sum cannot wrap.

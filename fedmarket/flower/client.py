@@ -76,23 +76,17 @@ def party_of(context: Context) -> Party:
 
 def state_to_record(state: PartyState) -> ConfigRecord:
     """Return the record in which Flower keeps ``state`` at the party between messages, secrets of a round in clear."""
-    spending = state.spending
-    return ConfigRecord(
-        {
-            "run": state.run,
-            "last_round": state.last_round,
-            "centre": spending.centre,
-            "update": spending.update,
-            "calibrate": spending.calibrate,
-            "model_hash": state.model_hash,
-            "secagg": state.secagg,
-        }
-    )
+    record = ConfigRecord({str(phase): count for phase, count in state.spending.releases().items()})
+    record["run"] = state.run
+    record["last_round"] = state.last_round
+    record["model_hash"] = state.model_hash
+    record["secagg"] = state.secagg
+    return record
 
 
 def state_from_record(record: ConfigRecord) -> PartyState:
     """Return the state kept in ``record``."""
-    counts = {name: int(str(record[name])) for name in ("centre", "update", "calibrate")}
+    counts = {name: int(str(record[name])) for name in Spending().releases()}
     return PartyState(
         last_round=int(str(record["last_round"])),
         spending=Spending(**counts),

@@ -14,6 +14,7 @@ from fedmarket.arrays import AnyArray
 from fedmarket.errors import BadMessage
 from fedmarket.federation.messages import Acceptance, Invitation, Request, Update
 from fedmarket.models.released import ModelState
+from fedmarket.privacy.histogram import ScoreCounts
 from fedmarket.privacy.mechanism import Phase
 
 Scalar = TypeVar("Scalar", str, int, bytes)
@@ -146,6 +147,17 @@ def model_to_record(model: ModelState) -> ArrayRecord:
 def model_from_record(records: RecordDict) -> ModelState:
     """Return the model in ``records``, or raise BadMessage."""
     return ModelState(**{name: _array(records, name) for name in MODEL_ARRAYS})
+
+
+def score_counts_to_record(scores: ScoreCounts) -> ArrayRecord:
+    """Return the record that carries ``scores``."""
+    return ArrayRecord({"counts": Array(scores.counts), "scale": Array(np.array([scores.typical, scores.noise_std]))})
+
+
+def score_counts_from_record(records: RecordDict) -> ScoreCounts:
+    """Return the counts in ``records``, or raise BadMessage."""
+    typical, noise_std = _array(records, "scale").tolist()
+    return ScoreCounts(counts=_array(records, "counts"), typical=typical, noise_std=noise_std)
 
 
 def _scalar(records: RecordDict, name: str, kind: type[Scalar]) -> Scalar:

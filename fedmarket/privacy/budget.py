@@ -18,10 +18,16 @@ class Spending:
     centre: int = 0
     update: int = 0
     calibrate: int = 0
+    evaluate: int = 0
 
     def releases(self) -> dict[Phase, int]:
         """Return the counts by phase."""
-        return {"centre": self.centre, "update": self.update, "calibrate": self.calibrate}
+        return {
+            "centre": self.centre,
+            "update": self.update,
+            "calibrate": self.calibrate,
+            "evaluate": self.evaluate,
+        }
 
     def charged(self, plan: PrivacyPlan, phase: Phase, count: int) -> "Spending":
         """Return the spending after ``count`` more uses of the mechanism of ``phase``.

@@ -17,7 +17,7 @@ from fedmarket.privacy.accountant import Event
 from fedmarket.privacy.distributed import SummedNoise, rounded_sensitivity
 from fedmarket.privacy.noise import Stream
 
-Phase = Literal["centre", "update", "calibrate"]
+Phase = Literal["centre", "update", "calibrate", "evaluate"]
 
 NOISE_REACH = 16.0
 """Standard deviations of noise that the integer range holds; more has probability below 1e-56."""

@@ -1,7 +1,8 @@
 """The privacy plan: one frozen object from which clip, noise, sampling *and* privacy events are taken.
 
-A run is a fixed sequence of noisy sums over a party's rows: first the feature means (``centre``), then the training
-steps (``update``), then the recalibration (``calibrate``), each a :class:`fedmarket.privacy.mechanism.Mechanism`.
+A run is a fixed sequence of noisy sums over a party's rows, each a :class:`fedmarket.privacy.mechanism.Mechanism`:
+the feature means (``centre``), the training steps (``update``), the recalibration (``calibrate``) and the scores of
+held-out rows (``evaluate``).
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from fedmarket.config import PrivacySection, Schedule
 from fedmarket.contract.schema import PrivacyTerms
 from fedmarket.errors import PlanError
 from fedmarket.privacy.accountant import Spent, gaussian_mu, one_accountant, spent
+from fedmarket.privacy.histogram import SCORE_BINS
 from fedmarket.privacy.mechanism import NOISE_REACH, Grid, Mechanism, Phase, finest_step
 
 Generator = Literal["operating-system", "seeded-for-tests"]
@@ -23,6 +25,13 @@ Generator = Literal["operating-system", "seeded-for-tests"]
 CALIBRATION_SENSITIVITY = float(np.sqrt(2.0))
 CALIBRATION_LENGTH = 5
 """See :func:`fedmarket.training.sums.calibration_sum`."""
+
+HELD_OUT: tuple[Phase, ...] = ("evaluate",)
+"""Phases that look at held-out rows, and at no others."""
+
+EVALUATION_SENSITIVITY = 1.0
+EVALUATION_LENGTH = 2 * SCORE_BINS
+"""See :func:`fedmarket.training.sums.score_counts`."""
 
 FINEST_STEP = 2.0**-24
 """Least step of a grid of shared noise, in clip norms: rounding then costs next to nothing."""
@@ -50,7 +59,13 @@ class Sharing:
 
     def length_of(self, phase: Phase) -> int:
         """Return how many coordinates are released in ``phase``."""
-        return {"centre": self.width, "update": self.parameters, "calibrate": CALIBRATION_LENGTH}[phase]
+        lengths: dict[Phase, int] = {
+            "centre": self.width,
+            "update": self.parameters,
+            "calibrate": CALIBRATION_LENGTH,
+            "evaluate": EVALUATION_LENGTH,
+        }
+        return lengths[phase]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,14 +98,13 @@ class PrivacyPlan:
         """Return epsilon after ``releases`` uses of each mechanism (by default after the whole run).
 
         Guarantees:
-            Epsilon is composed over all releases of the run together, never per round. Where noise is shared it holds
-            against an observer who misses no more shares than the plan counts on.
+            Epsilon is composed over all releases of the run together, never per round. A row is either trained on or
+            held out, which is fixed before the run, so it pays for its own releases alone, and the larger epsilon is
+            that of every row (parallel composition, McSherry 2009, theorem 4). Where noise is shared it holds against
+            an observer who misses no more shares than the plan counts on.
         """
         counts = releases if releases is not None else {m.phase: m.releases for m in self.mechanisms}
-        used = [mechanism for mechanism in self.mechanisms if counts.get(mechanism.phase, 0)]
-        events = tuple(mechanism.event(counts[mechanism.phase]) for mechanism in used)
-        distance = sum(mechanism.distance * counts[mechanism.phase] for mechanism in used)
-        return spent(events, delta=self.delta, adjacency=self.adjacency, distance=distance)
+        return max((self._spent(group, counts) for group in self._groups()), key=lambda found: found.epsilon)
 
     def epsilon_against(self, shares: int) -> float:
         """Return epsilon of the whole run against an observer who misses ``shares`` shares of noise, or more.
@@ -100,8 +114,25 @@ class PrivacyPlan:
         """
         if self.shares is None:
             return self.spent().epsilon
-        events = tuple(mechanism.event(shares=shares) for mechanism in self.mechanisms)
-        return one_accountant(events, delta=self.delta, adjacency=self.adjacency)
+        return max(
+            one_accountant(
+                tuple(mechanism.event(shares=shares) for mechanism in group if mechanism.releases),
+                delta=self.delta,
+                adjacency=self.adjacency,
+            )
+            for group in self._groups()
+        )
+
+    def _groups(self) -> tuple[tuple[Mechanism, ...], tuple[Mechanism, ...]]:
+        """Return the mechanisms of training rows and those of held-out rows."""
+        held_out = tuple(mechanism for mechanism in self.mechanisms if mechanism.phase in HELD_OUT)
+        return tuple(mechanism for mechanism in self.mechanisms if mechanism not in held_out), held_out
+
+    def _spent(self, group: tuple[Mechanism, ...], counts: dict[Phase, int]) -> Spent:
+        used = [mechanism for mechanism in group if counts.get(mechanism.phase, 0)]
+        events = tuple(mechanism.event(counts[mechanism.phase]) for mechanism in used)
+        distance = sum(mechanism.distance * counts[mechanism.phase] for mechanism in used)
+        return spent(events, delta=self.delta, adjacency=self.adjacency, distance=distance)
 
 
 def plan_for(
@@ -114,9 +145,9 @@ def plan_for(
 ) -> PrivacyPlan:
     """Return the plan whose whole run spends at most ``privacy.epsilon`` at the contract's delta.
 
-    The shares for centre and calibration are shares of mu squared, which adds up under composition of Gaussian
-    mechanisms (Dong et al. 2022, corollary 3.3); what remains goes to the updates, whose noise is found by root
-    finding on the reported epsilon, that is the larger of two accountants.
+    The shares for centre and calibration are shares of mu squared, which adds up under composition of
+    Gaussian mechanisms (Dong et al. 2022, corollary 3.3); what remains goes to the updates, whose noise is found by
+    root finding on the reported epsilon, that is the larger of two accountants.
 
     ``feature_norm`` is the public bound on the norm of an encoded row, which is the sensitivity of the feature sum.
     ``sharing`` is needed where ``privacy.noise`` is ``distributed``.
@@ -160,6 +191,9 @@ def _outline(privacy: PrivacySection, terms: PrivacyTerms, schedule: Schedule, *
         sensitivity_factor * np.sqrt(privacy.calibration_rounds / privacy.calibration_share) / mu,
         privacy.calibration_rounds,
     )
+    evaluate = _mechanism(
+        "evaluate", EVALUATION_SENSITIVITY, 1.0001 * sensitivity_factor / mu, int(privacy.private_evaluation)
+    )
     update = Mechanism(
         phase="update",
         clip_norm=privacy.clip_norm,
@@ -172,7 +206,7 @@ def _outline(privacy: PrivacySection, terms: PrivacyTerms, schedule: Schedule, *
         adjacency=terms.adjacency,
         delta=terms.delta,
         generator=privacy.generator,
-        mechanisms=(centre, update, calibrate),
+        mechanisms=(centre, update, calibrate, evaluate),
     )
 
 
@@ -188,13 +222,14 @@ def _on_grids(plan: PrivacyPlan, privacy: PrivacySection, schedule: Schedule, sh
     share_of = {
         "centre": privacy.centre_share,
         "calibrate": privacy.calibration_share,
+        "evaluate": 1.0,
         "update": 1.0 - privacy.centre_share - privacy.calibration_share,
     }
     mu = gaussian_mu(privacy.epsilon, plan.delta)
     on_grids = []
     for mechanism in plan.mechanisms:
         # A guess at the noise, generous: it decides how fine the grid can be and nothing else.
-        noise = 4.0 * mechanism.clip_norm * np.sqrt(mechanism.releases / share_of[mechanism.phase]) / mu
+        noise = 4.0 * mechanism.clip_norm * np.sqrt(max(mechanism.releases, 1) / share_of[mechanism.phase]) / mu
         rows = mechanism.clip_norm * sharing.party_rows
         resolution = finest_step(
             rows + NOISE_REACH * float(noise),
@@ -244,10 +279,11 @@ def _mechanism(phase: Phase, clip_norm: float, noise_multiplier: float, releases
 
 @lru_cache(maxsize=64)
 def _update_noise(plan: PrivacyPlan, epsilon: float) -> float:
-    """Return the smallest noise multiplier of the updates, to six digits, with which the run spends ``epsilon``."""
+    """Return the smallest noise multiplier of the updates, to six digits, with which training spends ``epsilon``."""
+    training: dict[Phase, int] = {m.phase: m.releases for m in plan.mechanisms if m.phase not in HELD_OUT}
 
     def excess(log_noise: float) -> float:
-        return float(np.log(with_update_noise(plan, float(np.exp(log_noise))).spent().epsilon / epsilon))
+        return float(np.log(with_update_noise(plan, float(np.exp(log_noise))).spent(training).epsilon / epsilon))
 
     low, high = _bracket(excess, _first_guess(plan, epsilon), epsilon)
     noise = _rounded_up(float(np.exp(brentq(excess, low, high, xtol=1e-5))))
@@ -259,7 +295,7 @@ def _update_noise(plan: PrivacyPlan, epsilon: float) -> float:
 def _first_guess(plan: PrivacyPlan, epsilon: float) -> float:
     """Return log noise near the answer, by the central limit of Dong et al. (2022, corollary 5.4): a guess only."""
     update = plan.mechanism("update")
-    others = sum(m.releases / m.noise_multiplier**2 for m in plan.mechanisms if m.phase != "update")
+    others = sum(m.releases / m.noise_multiplier**2 for m in plan.mechanisms if m.phase not in ("update", *HELD_OUT))
     left = max(gaussian_mu(epsilon, plan.delta) ** 2 - others, 1e-12)
     if update.sample_rate == 1:
         return float(np.log(update.releases / left) / 2)

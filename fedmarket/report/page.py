@@ -54,8 +54,8 @@ def render(results: dict[str, Any]) -> str:
         return environment.get_template("page.html.j2").render(results=results, **_content(results))
     except KeyError as error:
         raise DataError(f"results: no key {error}") from None
-    except UndefinedError as error:
-        raise DataError(f"results: {error.message}") from None
+    except (UndefinedError, TypeError) as error:  # a missing number is undefined, or cannot be rounded
+        raise DataError(f"results: {error}") from None
 
 
 def _content(results: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from fedmarket.contract.schema import Contract
 from fedmarket.evaluation import curves
 from fedmarket.evaluation.comparison import bootstrap_aucs, mean_interval, relative_loss
 from fedmarket.evaluation.metrics import propensity_metrics
+from fedmarket.evaluation.private import private_metrics
 from fedmarket.experiment.arms import ARMS, DECOMPOSITION, arm_named, layout_for, terms_of
 from fedmarket.privacy.plan import PrivacyPlan
 from fedmarket.simulation.seed import BOOSTED, JOINT, SeedResult
@@ -55,6 +56,7 @@ def results_of(
         "loss": {reference: table.loss(reference) for reference in ("pooled", "pooled_best")},
         "decomposition": table.decomposition(),
         "calibration": {"before": table.metrics_of([s.raw for s in seeds]), "after": table.arms[JOINT].metrics},
+        "private_evaluation": table.private_evaluation(),
         "curves": table.curves(),
         "parties": _parties(seeds, plan),
         "privacy": {name: _spent(seeds, plan, name) for name in seeds[0].names},
@@ -158,6 +160,15 @@ class _Table:
             },
             "profit": {arm: curves.profit(seed.labels, score, **prices) for arm, score in scores.items()},
         }
+
+    def private_evaluation(self) -> dict[str, Any] | None:
+        """Return the first seed's test metrics as a deployment would know them, and the same without noise."""
+        seed = self._seeds[0]
+        if seed.score_counts is None:
+            return None
+        noisy = private_metrics(seed.score_counts, rng=self._rng)
+        exact = self._metrics(seed, JOINT) | {"response_rate": float(seed.labels.mean())}
+        return {name: {**found, "exact": exact[name]} for name, found in noisy.items()}
 
     def metrics_of(self, scores: list[FloatArray]) -> Metrics:
         return _mean([self._metric(seed, score) for seed, score in zip(self._seeds, scores, strict=True)])
@@ -292,6 +303,7 @@ def _plan(config: ExperimentConfig, plan: PrivacyPlan) -> dict[str, Any]:
                 "words": MECHANISM_WORDS[mechanism.phase],
             }
             for mechanism in plan.mechanisms
+            if mechanism.releases
         ],
         "hyperparameters": HYPERPARAMETERS,
     }

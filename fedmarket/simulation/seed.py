@@ -19,6 +19,7 @@ from fedmarket.federation.party import PartyState
 from fedmarket.federation.seat import rehearsal_roster
 from fedmarket.flower.inprocess import Apps, Outcome, RunConfig, load_apps, run_in_process
 from fedmarket.models.released import ModelState, predict
+from fedmarket.privacy.histogram import ScoreCounts
 from fedmarket.training.baselines import boosted_probabilities
 
 JOINT = "federated_dp"
@@ -59,6 +60,7 @@ class SeedResult:
     model: ModelState = field(repr=False)
     rejections: tuple[Rejection, ...]
     void_rounds: tuple[VoidRound, ...]
+    score_counts: ScoreCounts | None = field(repr=False)
     messages: int
     bytes_up: int
     seconds: dict[str, float]
@@ -180,6 +182,7 @@ def _result(
         model=released.model,
         rejections=released.rejections,
         void_rounds=released.void_rounds,
+        score_counts=released.score_counts,
         messages=released.messages,
         bytes_up=released.largest_bytes_up,
         seconds=runs.seconds,

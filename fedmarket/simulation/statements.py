@@ -4,6 +4,7 @@ MECHANISM_WORDS = {
     "centre": "noisy sum of the encoded rows, to centre features",
     "update": "noisy sum of clipped gradients",
     "calibrate": "noisy sums for the recalibration of probabilities",
+    "evaluate": "noisy counts of held-out customers by score and outcome",
 }
 
 HYPERPARAMETERS = (

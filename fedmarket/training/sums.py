@@ -1,4 +1,4 @@
-"""The three noisy sums a party can release: feature sum, training update, calibration statistics.
+"""The noisy sums a party can release: feature sum, training update, calibration statistics, counts of scores.
 
 Each is a sum over rows of vectors with bounded norm, with the noise of its mechanism on every coordinate. Noise is
 added here, before anything is rounded to the words' grid, masked or sent.
@@ -11,6 +11,7 @@ from scipy.special import expit
 from fedmarket.arrays import FeatureArray, FloatArray
 from fedmarket.models.propensity import PropensityNetwork, load_vector, logits
 from fedmarket.models.released import reach_of, recalibrated
+from fedmarket.privacy.histogram import SCORE_BINS, score_bins
 from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.noise import Stream
 from fedmarket.training.gradients import clipped_gradient_sum, one_thread
@@ -84,3 +85,26 @@ def calibration_sum(
     residual, weight = labels.astype(np.float64) - rate, rate * (1.0 - rate)
     rows = np.stack([residual, residual * reach, weight, weight * reach, weight * reach**2])
     return mechanism.noisy(rows.sum(axis=1), stream)
+
+
+def score_counts(
+    network: PropensityNetwork,
+    parameters: FloatArray,
+    calibration: FloatArray,
+    features: torch.Tensor,
+    labels: FeatureArray,
+    *,
+    mechanism: Mechanism,
+    stream: Stream,
+) -> FloatArray:
+    """Return noisy counts of held-out rows by outcome and bin of their released score, (2 * SCORE_BINS,).
+
+    Guarantees:
+        One row is one count in one cell: the sensitivity is 1, whatever the parameters are.
+    """
+    load_vector(network, parameters)
+    with one_thread():
+        raw = np.nan_to_num(logits(network, features))
+    bins = score_bins(recalibrated(raw, calibration), typical=float(calibration[0]))
+    cells = bins + SCORE_BINS * labels.astype(np.int64)
+    return mechanism.noisy(np.bincount(cells, minlength=2 * SCORE_BINS).astype(np.float64), stream)
