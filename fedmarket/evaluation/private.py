@@ -8,7 +8,7 @@ from scipy.special import expit
 
 from fedmarket.arrays import FloatArray
 from fedmarket.errors import DataError
-from fedmarket.privacy.histogram import BIN_MIDDLES, ScoreCounts
+from fedmarket.privacy.histogram import BIN_MIDDLES, BIN_WIDTHS, ScoreCounts
 
 REPLICATES = 400
 """How often noise is added once more to see how far it moves a metric."""
@@ -26,9 +26,10 @@ def private_metrics(scores: ScoreCounts, *, rng: np.random.Generator) -> dict[st
     """Return each metric as ``value``, and ``low`` and ``high``, 95 % for the privacy noise alone.
 
     ``auc``, ``lift_10``, ``calibration_ratio`` (predicted over observed responses), ``log_loss`` (nats) and
-    ``response_rate``. Scores count as the middle of their bin, ties inside a bin as half. The interval is the normal
-    one with the standard deviation that one more draw of the same noise gives: it is the width of the noise alone, and
-    holds neither the sampling of customers nor what the bins cost.
+    ``response_rate``. Scores count as the middle of their bin. Of two customers in one bin, the one with the response
+    ranks first with probability 1/2 + width / 12: so it is, to first order, where odds in the bin rise as the model
+    says. The interval is the normal one with the standard deviation that one more draw of the same noise gives: it is
+    the width of the noise alone, and holds neither the sampling of customers nor what the bins cost.
 
     Args:
         scores: see :class:`fedmarket.privacy.histogram.ScoreCounts`.
@@ -56,7 +57,7 @@ def _metrics(counts: Stack, probabilities: FloatArray) -> dict[str, FloatArray]:
     all_negatives, all_positives = negatives.sum(axis=1), positives.sum(axis=1)
     with np.errstate(all="ignore"):
         usable = np.where((all_negatives > 0) & (all_positives > 0), 1.0, np.nan)
-        below = np.cumsum(negatives, axis=1) - negatives / 2.0
+        below = np.cumsum(negatives, axis=1) - negatives * (0.5 - BIN_WIDTHS / 12.0)
         rows = all_negatives + all_positives
         predicted = (negatives + positives) @ probabilities
         log_loss = -(positives @ np.log(probabilities) + negatives @ np.log1p(-probabilities))

@@ -17,6 +17,9 @@ SCORE_BINS = len(SCORE_EDGES) + 1
 BIN_MIDDLES = np.array([-2.25, -1.75, -1.25, -0.75, -0.25, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5])
 """The distance that each bin stands for, (SCORE_BINS,)."""
 
+BIN_WIDTHS = np.array([1.0, *np.diff(SCORE_EDGES), 1.0])
+"""Width of each bin in log-odds; the outer ones have none, and count as 1."""
+
 
 def score_bins(log_odds: FloatArray, *, typical: float) -> NDArray[np.int64]:
     """Return the bin of each score, (n,), rising from 0; ``typical`` are the log-odds of the average row."""
