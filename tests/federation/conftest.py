@@ -59,6 +59,11 @@ def roster_of(names: Iterable[str], *, minimum: int | None = None) -> Roster:
     return new_roster(listed, minimum_survivors=minimum)
 
 
+def same(one: ModelState, other: ModelState) -> bool:
+    """Whether two models are the same to the last bit."""
+    return one.hash == other.hash
+
+
 @dataclass
 class Member:
     """A party with what it remembers, as a node keeps it, and all that it ever remembered."""
@@ -125,6 +130,7 @@ class World:
     run = RUN
     four = FOUR
     circle = Circle
+    same = staticmethod(same)
     identity_of = staticmethod(identity_of)
     roster_of = staticmethod(roster_of)
     threshold_for = staticmethod(threshold_for)
@@ -169,8 +175,8 @@ class World:
         member.join(self.invitation(member.party))
         return member
 
-    def fresh(self, party: Party) -> Member:
-        return Member(party)
+    def fresh(self, party: Party, state: PartyState | None = None) -> Member:
+        return Member(party, state or PartyState())
 
     def invitation(self, party: Party, **changed: object) -> Invitation:
         roster_hash = party.seat.roster.hash.hex() if party.seat else ""
@@ -249,25 +255,46 @@ class World:
             coordinator.admit(member.join(coordinator.invitation()))
 
     def step(
-        self, coordinator: Coordinator, members: Iterable[Member], *, absent: Collection[str] = ()
+        self,
+        coordinator: Coordinator,
+        members: Iterable[Member],
+        *,
+        absent: Collection[str] = (),
+        undelivered: Collection[str] = (),
     ) -> dict[str, Update]:
-        """Let everyone but ``absent`` answer the step that is due, and close it."""
+        """Let everyone but ``absent`` answer the step that is due, and close it; some answers do not arrive."""
         by_name = {member.name: member for member in members}
         sent = {}
         for name, request in coordinator.requests().items():
             if name in by_name and name not in absent:
                 sent[name] = by_name[name].answer(request)
-                coordinator.receive(sent[name])
+                if name not in undelivered:
+                    coordinator.receive(sent[name])
         coordinator.close_step()
         return sent
 
-    def round(self, coordinator: Coordinator, members: Iterable[Member], *, lost: Lost | None = None) -> None:
+    def round(
+        self,
+        coordinator: Coordinator,
+        members: Iterable[Member],
+        *,
+        lost: Lost | None = None,
+        undelivered: Lost | None = None,
+    ) -> None:
         """Run the steps of one round, or those that are left of it."""
         number = None
         while number is None or not self.between_rounds(coordinator):
-            requests = coordinator.requests()
-            number = next(iter(requests.values())).round_number
-            self.step(coordinator, members, absent=(lost or {}).get((number, coordinator.step), ()))
+            number = next(iter(coordinator.requests().values())).round_number
+            at = (number, coordinator.step)
+            self.step(
+                coordinator, members, absent=(lost or {}).get(at, ()), undelivered=(undelivered or {}).get(at, ())
+            )
+
+    def until(self, coordinator: Coordinator, members: Iterable[Member], last: str, *, absent: Collection[str] = ()):
+        """Run the steps of a round before ``last``; return the requests of that step."""
+        while coordinator.requests() and coordinator.step != last:
+            self.step(coordinator, members, absent=absent)
+        return coordinator.requests()
 
     def between_rounds(self, coordinator: Coordinator) -> bool:
         return coordinator.step == coordinator.terms.steps[0]
