@@ -12,6 +12,8 @@ from fedmarket.aggregation.fixedpoint import bytes_to_words
 from fedmarket.aggregation.secagg import party as protocol
 from fedmarket.aggregation.secagg.roster import threshold_for
 from fedmarket.aggregation.secagg.server import SecureSum
+from fedmarket.aggregation.secagg.suite import SIGNATURE_SIZE
+from fedmarket.aggregation.secagg.wire import HEADER
 from fedmarket.aggregation.steps import RELEASING
 from fedmarket.config import ExperimentConfig, load_config
 from fedmarket.contract.schema import Contract
@@ -122,6 +124,33 @@ class Circle:
             zeros = np.zeros(self.context.length, dtype=f"u{self.context.modulus_bits // 8}")
             return protocol.mask(state, packet, zeros)
         return getattr(protocol, step)(state, packet)
+
+
+@dataclass
+class View:
+    """All that goes through the server in some rounds, and, for the tests alone, the words behind it."""
+
+    updates: dict[tuple[int, str, str], Update] = field(default_factory=dict)
+    requests: dict[tuple[int, str, str], Request] = field(default_factory=dict)
+    words: dict[tuple[int, str], np.ndarray] = field(default_factory=dict)
+
+    def masked(self, number: int, name: str) -> np.ndarray:
+        content = self.updates[number, "mask", name].content
+        return bytes_to_words(content[HEADER.size : -SIGNATURE_SIZE], modulus_bits=32).copy()
+
+    def everything(self) -> dict[tuple, bytes]:
+        """Return every byte string in the view by its place in the run."""
+        seen = {(*at, "answer"): update.content for at, update in self.updates.items()}
+        for at, request in self.requests.items():
+            seen[*at, "packet"], seen[*at, "model hash"] = request.packet, request.model_hash
+            if request.model:
+                vectors = (request.model.centre, request.model.parameters, request.model.calibration)
+                seen[*at, "model"] = b"".join(vector.tobytes() for vector in vectors)
+        return seen
+
+
+Break = Callable[[str, list], list]
+"""(party, masks as (key, sign), its own first) -> the masks that a broken party adds."""
 
 
 class World:
@@ -304,6 +333,30 @@ class World:
         while not coordinator.finished:
             self.round(coordinator, members, lost=lost)
         return coordinator.model
+
+    def seen_rounds(self, coordinator: Coordinator, members, *, rounds: int, broken: Break | None = None) -> View:
+        """Run ``rounds``, or what is left of one and those after it, and return the view of the server."""
+        view, now = View(), {}
+        paid, honest = Party._paid_words, protocol.add_masks
+
+        def watched(party, state, request, keep):
+            state, words = paid(party, state, request, keep)
+            view.words[request.round_number, party.name] = words.copy()
+            now["name"] = party.name
+            return state, words
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Party, "_paid_words", watched)
+            if broken:
+                patch.setattr(
+                    protocol, "add_masks", lambda words, masks: honest(words, broken(now["name"], list(masks)))
+                )
+            last = coordinator._round + rounds
+            while coordinator._round < last:
+                asked, at = coordinator.requests(), (coordinator._round, coordinator.step)
+                view.requests |= {(*at, name): request for name, request in asked.items()}
+                view.updates |= {(*at, name): update for name, update in self.step(coordinator, members).items()}
+        return view
 
 
 def hash_or_zeros(model: ModelState) -> bytes:

@@ -4,10 +4,6 @@ Masks are the operating system's. A right protocol fails one of these tests abou
 to reject a protocol that is wrong in one place.
 """
 
-import struct
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -18,9 +14,7 @@ from fedmarket.aggregation.secagg.keys import pair_mask_key, self_mask_key
 from fedmarket.aggregation.secagg.masks import add_masks, pair_sign
 from fedmarket.aggregation.secagg.state import PartyState as Secagg
 from fedmarket.aggregation.secagg.wire import HEADER
-from fedmarket.aggregation.steps import SECURE
 from fedmarket.config import MlpModel
-from fedmarket.federation.messages import Request, Update
 from fedmarket.federation.party import Party
 from fedmarket.models.propensity import network_of, parameter_count
 
@@ -75,74 +69,15 @@ def differ(one: np.ndarray, other: np.ndarray) -> float:
     return len(tables) * min(stats.chi2_contingency(table[:, table.any(axis=0)]).pvalue for table in tables)
 
 
-# What the server sees.
-
-
-@dataclass
-class View:
-    """All that goes through the server in a run, and, for the tests alone, the words behind it."""
-
-    updates: dict[tuple[int, str, str], Update] = field(default_factory=dict)
-    requests: dict[tuple[int, str, str], Request] = field(default_factory=dict)
-    words: dict[tuple[int, str], np.ndarray] = field(default_factory=dict)
-    sums: list = field(default_factory=list)
-
-    def masked(self, number: int, name: str) -> np.ndarray:
-        content = self.updates[number, "mask", name].content
-        return bytes_to_words(content[HEADER.size : -64], modulus_bits=32).copy()
-
-    def everything(self) -> dict[tuple, bytes]:
-        """Return every byte string in the view by its place in the run."""
-        seen = {(*at, "answer"): update.content for at, update in self.updates.items()}
-        for at, request in self.requests.items():
-            seen[*at, "packet"], seen[*at, "model hash"] = request.packet, request.model_hash
-            if request.model:
-                vectors = (request.model.centre, request.model.parameters, request.model.calibration)
-                seen[*at, "model"] = b"".join(vector.tobytes() for vector in vectors)
-        return seen
-
-
-Break = Callable[[str, list], list]
-"""(party, masks as (key, sign), its own first) -> the masks that a broken party adds."""
-
-
-def seen_rounds(world, coordinator, members, *, rounds: int, broken: Break | None = None) -> View:
-    """Run ``rounds`` and return the view of the server."""
-    view, now = View(), {}
-    paid, honest = Party._paid_words, protocol.add_masks
-
-    def watched(party, state, request, keep):
-        state, words = paid(party, state, request, keep)
-        view.words[request.round_number, party.name] = words.copy()
-        now["name"] = party.name
-        return state, words
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Party, "_paid_words", watched)
-        if broken:
-            patch.setattr(protocol, "add_masks", lambda words, masks: honest(words, broken(now["name"], list(masks))))
-        last = coordinator._round + rounds
-        while coordinator._round < last:
-            asked, step = coordinator.requests(), coordinator.step
-            number = coordinator._round
-            if step == "advertise":
-                view.sums.append(coordinator._sum)
-            for name, request in asked.items():
-                view.requests[number, step, name] = request
-            for name, update in world.step(coordinator, members).items():
-                view.updates[number, step, name] = update
-    return view
-
-
 def wide_market(world):
     return world.market(4, model=WIDE, parameters=WIDE_PARAMETERS)
 
 
 @pytest.fixture(scope="module")
-def view(world) -> View:
+def view(world):
     """Return the view of a whole run of four parties."""
     coordinator, members = wide_market(world)
-    seen = seen_rounds(world, coordinator, members, rounds=coordinator.terms.rounds)
+    seen = world.seen_rounds(coordinator, members, rounds=coordinator.terms.rounds)
     assert coordinator.void_rounds == []
     return seen
 
@@ -154,7 +89,7 @@ WIDE_ROUNDS = (1, 2, 3)
 # Each masked vector by itself, and against all others.
 
 
-def test_every_masked_vector_is_uniform(view: View):
+def test_every_masked_vector_is_uniform(view):
     for number in WIDE_ROUNDS:
         for name in NAMES:
             assert uneven(view.masked(number, name)) > RARE
@@ -162,14 +97,14 @@ def test_every_masked_vector_is_uniform(view: View):
     assert p_of_shares(bits_of(short)) > RARE
 
 
-def test_no_masked_vector_is_related_to_the_words_that_it_hides(view: View):
+def test_no_masked_vector_is_related_to_the_words_that_it_hides(view):
     for number in WIDE_ROUNDS:
         for name in NAMES:
             for of in NAMES:
                 assert related(view.masked(number, name), view.words[number, of]) > RARE
 
 
-def test_no_two_masked_vectors_are_related(view: View):
+def test_no_two_masked_vectors_are_related(view):
     """Of two parties, of one party in two rounds, and of two parties in two rounds."""
     vectors = [view.masked(number, name) for number in WIDE_ROUNDS for name in NAMES]
     for place, one in enumerate(vectors):
@@ -177,7 +112,7 @@ def test_no_two_masked_vectors_are_related(view: View):
             assert related(one, other) > RARE
 
 
-def test_no_sum_of_some_masked_vectors_is_less_than_uniform(view: View):
+def test_no_sum_of_some_masked_vectors_is_less_than_uniform(view):
     for number in WIDE_ROUNDS:
         for left_out in NAMES:
             others = sum(view.masked(number, name) for name in NAMES if name != left_out)
@@ -185,29 +120,39 @@ def test_no_sum_of_some_masked_vectors_is_less_than_uniform(view: View):
         assert uneven(sum(view.masked(number, name) for name in NAMES)) > RARE  # the self-masks are still on
 
 
-def test_commitments_and_sealed_shares_are_uniform_bytes(view: View):
+def test_commitments_and_sealed_shares_are_uniform_bytes(view):
     content = b"".join(u.content[HEADER.size : -64] for (_, step, _), u in view.updates.items() if step == "share")
     counts = np.bincount(np.frombuffer(content, dtype=np.uint8), minlength=256)
     assert stats.chisquare(counts).pvalue > RARE
 
 
+def test_no_word_of_a_party_is_anywhere_in_the_view(view):
+    """Neither as it is nor as the number that it stands for."""
+    seen = b"".join(view.everything().values())
+    for (number, _), words in view.words.items():
+        if number in WIDE_ROUNDS:
+            for start in range(0, len(words) - 3, 500):
+                assert words[start : start + 3].tobytes() not in seen
+                assert words[start : start + 3].byteswap().tobytes() not in seen
+
+
 # The same tests reject what is masked badly.
 
 
-def test_words_that_are_not_masked_would_be_seen(view: View):
+def test_words_that_are_not_masked_would_be_seen(view):
     words = view.words[1, "p0"]
     assert uneven(words) < RARE
     assert related(words, words) < RARE
 
 
-def test_a_mask_used_in_two_rounds_would_be_seen(view: View):
+def test_a_mask_used_in_two_rounds_would_be_seen(view):
     mask = view.masked(1, "p0") - view.words[1, "p0"]
     again = view.words[2, "p0"] + mask
     assert uneven(again) > RARE  # by itself it looks fine
     assert related(again, view.masked(1, "p0")) < RARE
 
 
-def test_a_mask_used_by_two_parties_would_be_seen(view: View):
+def test_a_mask_used_by_two_parties_would_be_seen(view):
     mask = view.masked(1, "p0") - view.words[1, "p0"]
     for sign in (1, -1):
         again = view.words[1, "p1"] + (mask if sign == 1 else -mask)
@@ -216,20 +161,20 @@ def test_a_mask_used_by_two_parties_would_be_seen(view: View):
 
 
 @pytest.mark.parametrize("bit", [0, 7, 31])
-def test_a_stream_with_one_biased_bit_would_be_seen(view: View, bit: int):
+def test_a_stream_with_one_biased_bit_would_be_seen(view, bit: int):
     masked = view.masked(1, "p0")
     coins = np.random.default_rng(0).random(len(masked)) < 0.1
     biased = np.where(coins, masked | np.uint32(1 << bit), masked)
     assert uneven(biased) < RARE
 
 
-def test_a_stream_that_repeats_would_be_seen(view: View):
+def test_a_stream_that_repeats_would_be_seen(view):
     masked = view.masked(1, "p0")
     for period in (1, 2, 3):
         assert uneven(np.repeat(masked[: len(masked) // 4], period + 1)) < RARE
 
 
-def test_a_vector_masked_in_half_would_be_seen(view: View):
+def test_a_vector_masked_in_half_would_be_seen(view):
     masked, words = view.masked(1, "p0"), view.words[1, "p0"]
     low = np.uint32(0xFFFF)
     assert uneven((masked & low) | (words & ~low)) < RARE
@@ -239,13 +184,13 @@ def test_a_vector_masked_in_half_would_be_seen(view: View):
 # What is left after everything that a server may learn is taken off.
 
 
-def late_party(world, *, broken: Break | None = None) -> tuple[np.ndarray, np.ndarray]:
+def late_party(world, *, broken=None) -> tuple[np.ndarray, np.ndarray]:
     """Return what is left of a vector that the server got and declared lost, and the words in it.
 
     It then learns the party's mask secret from the others, and takes its pair masks off.
     """
     coordinator, members = wide_market(world)
-    seen_rounds(world, coordinator, members, rounds=1)
+    world.seen_rounds(coordinator, members, rounds=1)
     words, honest = {}, protocol.add_masks
     paid = Party._paid_words
 
@@ -292,13 +237,13 @@ def moved(by: np.ndarray):
     return call
 
 
-def against_a_coalition(world, by: np.ndarray, *, broken: Break | None = None):
+def against_a_coalition(world, by: np.ndarray, *, broken=None):
     """Return what is left of p0's and p1's vectors for a server with p2 and p3 on its side, and the round's sum.
 
     They know their own mask secrets, and the server all self-masks that the round took off.
     """
     coordinator, members = wide_market(world)
-    seen_rounds(world, coordinator, members, rounds=1)
+    world.seen_rounds(coordinator, members, rounds=1)
     world.until(coordinator, members, "mask")
     secure = coordinator._sum
     secrets = {
@@ -311,7 +256,7 @@ def against_a_coalition(world, by: np.ndarray, *, broken: Break | None = None):
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Party, "_release", moved(by))
-        view = seen_rounds(world, coordinator, members, rounds=1, broken=broken)
+        view = world.seen_rounds(coordinator, members, rounds=1, broken=broken)
     left = []
     for place in (0, 1):
         words = view.masked(1, f"p{place}")
@@ -367,7 +312,7 @@ def test_two_inputs_with_one_sum_give_one_law_of_every_byte_that_the_server_sees
         world.round(coordinator, members)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Party, "_release", moved(by))
-            views.append(seen_rounds(world, coordinator, members, rounds=3))
+            views.append(world.seen_rounds(coordinator, members, rounds=3))
     first, second = (view.everything() for view in views)
     assert {at: len(content) for at, content in first.items()} == {at: len(c) for at, c in second.items()}
     for at, content in first.items():
@@ -385,109 +330,3 @@ def test_two_inputs_with_one_sum_give_one_law_of_every_byte_that_the_server_sees
         for number in WIDE_ROUNDS:
             assert differ(*(view.masked(number, name) for view in views)) > RARE
     assert differ(*(view.words[1, "p0"] for view in views)) < RARE  # unmasked, they are told apart
-
-
-# Counts, losses and metrics.
-
-
-def small_run(world, *, rows: int, positives: int, seed: int = 0) -> tuple[View, list]:
-    """Return the view of a run in which p1 declares 1300 rows and holds ``rows``."""
-    terms = world.terms()
-    coordinator = world.coordinator(terms, NAMES)
-    members = []
-    for place, name in enumerate(NAMES):
-        features, labels = world.rows(rows if name == "p1" else 60, seed=place + seed)
-        labels[:] = 0.0
-        labels[: positives if name == "p1" else 20] = 1.0
-        changed = {"features": features, "labels": labels, "declared_rows": 1300 if name == "p1" else 60}
-        members.append(world.fresh(world.party(name, terms, roster=NAMES, **changed)))
-    world.join(coordinator, members)
-    return seen_rounds(world, coordinator, members, rounds=terms.rounds), members
-
-
-def shape(view: View) -> dict:
-    """Return everything about a view but the bytes: who said what when, its fields, and their sizes."""
-    said = {
-        at: [(f.name, type(getattr(update, f.name)).__name__) for f in fields(update)] + [len(update.content)]
-        for at, update in view.updates.items()
-    }
-    asked = {at: (request.phase, len(request.packet), request.model is None) for at, request in view.requests.items()}
-    return {"said": said, "asked": asked}
-
-
-def test_the_shape_of_the_view_depends_on_no_count_and_no_label(world):
-    one, _ = small_run(world, rows=1237, positives=411)
-    for rows, positives, seed in ((1237, 0, 0), (1299, 1299, 5), (1, 1, 0), (1300, 3, 9)):
-        other, _ = small_run(world, rows=rows, positives=positives, seed=seed)
-        assert shape(other) == shape(one)
-
-
-def encodings(number: float) -> set[bytes]:
-    """Return the ways in which a number may stand in bytes: four or more of them."""
-    kinds = ["f", "d"] + (["i", "q"] if number == int(number) else [])
-    packed = {struct.pack(end + kind, int(number) if kind in "iq" else number) for end in "<>" for kind in kinds}
-    return {code for code in packed if any(code)}
-
-
-def found_alike(views: list[dict[tuple, bytes]], number: float) -> list:
-    """Return where an encoding of ``number`` stands at one place in all views: by chance, none."""
-    hits = []
-    for at in views[0]:
-        for code in encodings(number):
-            places = [_places(view[at], code) for view in views]
-            hits += [(at, place) for place in set.intersection(*places)]
-    return hits
-
-
-def _places(content: bytes, code: bytes) -> set[int]:
-    places, start = set(), content.find(code)
-    while start != -1:
-        places.add(start)
-        start = content.find(code, start + 1)
-    return places
-
-
-def private_numbers(world, members) -> dict[str, float]:
-    """Return what a curious server would like to know of p1."""
-    party = members[1].party
-    scores = 1 / (1 + np.exp(-party.features @ np.array([1.0, 0.0, 1.0, 0.0])))
-    loss = float(-np.mean(np.where(party.labels == 1, np.log(scores), np.log1p(-scores))))
-    return {
-        "rows": float(len(party.labels)),
-        "positives": float(party.labels.sum()),
-        "negatives": float(len(party.labels) - party.labels.sum()),
-        "rate": float(party.labels.mean()),
-        "loss": loss,
-        "total loss": loss * len(party.labels),
-        "accuracy": float(np.mean((scores > 0.5) == party.labels)),
-        "sum of a feature": float(party.features[:, 0].sum(dtype=np.float64)),
-    }
-
-
-def test_no_count_loss_or_metric_of_a_party_is_anywhere_in_the_view(world):
-    runs = [small_run(world, rows=1237, positives=411) for _ in range(3)]
-    views = [view.everything() for view, _ in runs]
-    for what, number in private_numbers(world, runs[0][1]).items():
-        assert found_alike(views, number) == [], what
-    told = str([(update.party, update.round_number, update.step) for update in runs[0][0].updates.values()])
-    assert "1237" not in told
-    assert "411" not in told
-
-
-def test_a_count_in_an_answer_would_be_found(world):
-    views = [small_run(world, rows=1237, positives=411)[0].everything() for _ in range(3)]
-    for code in (struct.pack("<i", 1237), struct.pack(">q", 1237), struct.pack(">d", 1237.0)):
-        leaking = [
-            {at: c[:40] + code + c[40:] if at[-1] == "answer" else c for at, c in view.items()} for view in views
-        ]
-        assert len(found_alike(leaking, 1237)) >= len(SECURE) * 4 * 7
-
-
-def test_no_word_of_a_party_is_anywhere_in_the_view(view: View):
-    """Neither as it is nor as the number that it stands for."""
-    seen = b"".join(view.everything().values())
-    for (number, _), words in view.words.items():
-        if number in WIDE_ROUNDS:
-            for start in range(0, len(words) - 3, 500):
-                assert words[start : start + 3].tobytes() not in seen
-                assert words[start : start + 3].byteswap().tobytes() not in seen
