@@ -98,7 +98,7 @@ class Shop:
         numbers = range(rows)
         return pl.DataFrame(
             {
-                "company": [f"company-{row % 2}" for row in numbers],
+                "company": [f"company-{row % 4}" for row in numbers],
                 "spend": [str(row * 37 % 1000) if row else str(MARKER) for row in numbers],
                 "town": [("Lyon", "Oslo")[row % 3 == 0] for row in numbers],
                 "bought": ["yes" if row * 37 % 1000 > 600 else "no" for row in numbers],

@@ -12,9 +12,9 @@ from fedmarket import __version__, cli
 FEDMARKET = Path(sys.executable).with_name("fedmarket")
 
 
-@pytest.mark.parametrize("command", ["simulate", "check", "predict"])
+@pytest.mark.parametrize("command", ["simulate", "check", "predict", "keys new", "roster check", "roster rehearse"])
 def test_help_has_an_example_that_could_be_pasted(fedmarket: Callable, command: str):
-    ran = fedmarket(command, "--help")
+    ran = fedmarket(*command.split(), "--help")
     assert (ran.code, ran.err) == (0, "")
     said = " ".join(ran.out.split())
     assert "Example" in said
@@ -24,7 +24,8 @@ def test_help_has_an_example_that_could_be_pasted(fedmarket: Callable, command: 
 def test_help_names_every_command(fedmarket: Callable):
     ran = fedmarket("--help")
     assert ran.code == 0
-    assert all(f" {command} " in ran.out for command in ("simulate", "check", "predict"))
+    assert all(f" {command} " in ran.out for command in ("simulate", "check", "predict", "keys", "roster"))
+    assert all(f" {command} " in fedmarket("roster", "--help").out for command in ("check", "rehearse"))
 
 
 def test_the_version_is_told(fedmarket: Callable):

@@ -1,5 +1,6 @@
-"""``fedmarket keys new`` and ``roster check``: an identity for its owner alone, a roster held to its rules."""
+"""``fedmarket keys new``, ``roster check``, ``roster rehearse``: keys for their owner alone, a roster by its rules."""
 
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 
 from fedmarket.aggregation.secagg.roster import Member
 from fedmarket.federation.identity import load_identity, new_identity, save_identity
-from fedmarket.federation.roster import new_roster
+from fedmarket.federation.roster import load_roster, new_roster
+from fedmarket.federation.seat import load_seat
 
 Fedmarket = Callable[..., Any]
 
@@ -78,3 +80,75 @@ def test_an_identity_open_to_others_is_refused(fedmarket: Fedmarket, roster: tup
     ran = fedmarket("roster", "check", path, "--identity", own)
     assert ran.code == 2
     assert "chmod 600" in ran.err
+
+
+def rehearse(fedmarket: Fedmarket, write_market: Callable[..., Path], folder: Path, *changed: tuple[str, str]) -> Any:
+    return fedmarket("roster", "rehearse", write_market(folder / "market", *changed), folder / "deep" / "roster")
+
+
+def test_a_rehearsal_has_a_key_for_every_party_of_the_market(fedmarket: Fedmarket, write_market, tmp_path: Path):
+    ran = rehearse(fedmarket, write_market, tmp_path)
+    folder = tmp_path / "deep" / "roster"
+    path = folder / "roster.toml"
+    assert (ran.code, ran.err, ran.out) == (0, "", f"4 simulated parties: {path}\n")
+    roster = load_roster(path)
+    assert roster.names == ("bank", "grocer", "insurer", "telecom")
+    assert (roster.threshold, roster.minimum_survivors) == (3, 3)
+    files = [folder / f"{place:02}.pem" for place in range(4)]
+    assert sorted(folder.iterdir()) == [*files, path]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for file, member in zip(files, roster.members, strict=True):
+        assert load_seat(path, member.name).identity.public_key == member.public_key
+        assert fedmarket("roster", "check", path, "--identity", file).code == 0
+
+
+def test_a_rehearsals_path_is_short_below_the_working_folder(fedmarket: Fedmarket, write_market, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert rehearse(fedmarket, write_market, tmp_path).out == "4 simulated parties: deep/roster/roster.toml\n"
+
+
+def test_a_rehearsal_overwrites_no_key(fedmarket: Fedmarket, write_market, tmp_path: Path):
+    rehearse(fedmarket, write_market, tmp_path)
+    folder = tmp_path / "deep" / "roster"
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    ran = rehearse(fedmarket, write_market, tmp_path)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == f"error: {folder / '00.pem'}: exists already; an identity is never overwritten\n"
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_two_rehearsals_have_no_key_in_common(fedmarket: Fedmarket, write_market, tmp_path: Path):
+    keys = []
+    for name in ("one", "two"):
+        rehearse(fedmarket, write_market, tmp_path / name)
+        roster = load_roster(tmp_path / name / "deep" / "roster" / "roster.toml")
+        keys += [member.public_key for member in roster.members]
+    assert len(set(keys)) == 8
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("parties = 4", "parties = 3", "error: aggregation.secagg: secure aggregation is not possible here ("),
+        (
+            "minimum_survivors = 3",
+            "minimum_survivors = 2",
+            "(minimum_survivors: expected 3 (the threshold) to 4, got 2)",
+        ),
+        ('name = "tiny"', "", "config.toml: name: missing"),
+    ],
+)
+def test_a_market_that_can_have_no_roster_is_told_in_one_line(fedmarket, write_market, tmp_path, old, new, said):
+    ran = rehearse(fedmarket, write_market, tmp_path, (old, new))
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+    assert ran.err.count("\n") == 1
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(fedmarket: Fedmarket, write_market, tmp_path: Path):
+    (tmp_path / "deep").write_text("a file")
+    ran = rehearse(fedmarket, write_market, tmp_path)
+    assert (ran.code, ran.out) == (2, "")
+    assert re.fullmatch(r"error: \S+/deep/roster: cannot be made \(.+\)\n", ran.err)

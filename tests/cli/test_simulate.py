@@ -58,7 +58,27 @@ CONFIG_ERRORS = {
     "not TOML": ("workers = 1", "workers = = 1", "not a TOML document"),
     "no contract": ("contract.toml", "none.toml", "none.toml: cannot be read (No such file or directory)"),
     "capacity": ("max_party_rows = 2000", "max_party_rows = 20", "federation.max_party_rows = 20"),
-    "parties": ("max_parties = 8", "max_parties = 1", "federation.max_parties: the data has 2 parties, got 1"),
+    "parties": ("max_parties = 8", "max_parties = 1", "federation.max_parties: the data has 4 parties, got 1"),
+    "more survivors than parties": (
+        "minimum_survivors = 3",
+        "minimum_survivors = 5",
+        "federation.minimum_survivors: the data has 4 parties, got 5",
+    ),
+    "fewer survivors than the contract allows": (
+        "minimum_survivors = 3",
+        "minimum_survivors = 1",
+        "federation.minimum_survivors: contract shop needs at least 2 parties in a sum, got 1",
+    ),
+    "fewer survivors than secure aggregation allows": (
+        "minimum_survivors = 3",
+        "minimum_survivors = 2",
+        "(minimum_survivors: expected 3 (the threshold) to 4, got 2); change that, or sum in the open with aggregation",
+    ),
+    "no survivors": ("minimum_survivors = 3", "minimum_survivors = 0", "federation.minimum_survivors"),
+    "no void round": ("max_void_rounds = 3", "max_void_rounds = 0", "federation.max_void_rounds"),
+    "no time to reply": ("reply_timeout_seconds = 60.0", "reply_timeout_seconds = 0.0", "federation.reply_timeout"),
+    "no time to train": ("training_timeout_seconds = 60.0", "training_timeout_seconds = inf", "training_timeout"),
+    "another kind of sum": ('secagg = "secure"', 'secagg = "trusted"', "aggregation.secagg: Input should be 'secure'"),
 }
 
 
@@ -81,8 +101,8 @@ CONTRACT_ERRORS = {
     "label as a feature": ('name = "town"', 'name = "bought"', "the label column 'bought' must not be a feature"),
     "more parties than there are": (
         "minimum_parties = 2",
-        "minimum_parties = 3",
-        "minimum_parties is 3, the data has 2",
+        "minimum_parties = 5",
+        "federation.minimum_survivors: contract shop needs at least 5 parties in a sum, got 3",
     ),
 }
 
@@ -158,7 +178,7 @@ DATA_ERRORS = {
         lambda t: t.with_columns(
             bought=pl.when(pl.col("company") == "company-0").then(pl.lit("no")).otherwise("bought")
         ),
-        "party 'company-0': expected both classes in training, got 0 of 80 positive",
+        "party 'company-0': expected both classes in training, got 0 of 40 positive",
     ),
 }
 
@@ -171,6 +191,18 @@ def test_bad_data_is_named_without_a_cell_and_exits_with_1(fedmarket: Callable, 
     assert said in ran.error
     assert ran.code == 1
     assert not (shop.folder / "out").exists()
+
+
+def test_too_few_parties_for_secure_aggregation_are_told_the_way_out(fedmarket: Callable, shop, no_training):
+    shop.table().with_columns(pl.col("company").replace("company-3", "company-2")).write_csv(shop.csv)
+    ran = fedmarket("simulate", shop.config)
+    assert ran.error.startswith("aggregation.secagg: secure aggregation is not possible here (")
+    assert "expected 4 to 100 members, got 3" in ran.error
+    assert ran.error.endswith("; change that, or sum in the open with aggregation.secagg=ideal")
+    assert ran.code == 2
+    assert not (shop.folder / "out").exists()
+    with pytest.raises(AssertionError, match="a round was opened"):
+        fedmarket("simulate", shop.config, "--set", "aggregation.secagg=ideal")
 
 
 def test_a_delta_that_would_allow_to_publish_a_row_exits_with_1(fedmarket: Callable, shop, no_training):
@@ -257,5 +289,6 @@ def test_an_experiment_ends_with_a_summary_and_its_files(fedmarket: Callable, sh
     assert "seed 0: 100%" in ran.err
     results = json.loads((shop.folder / "results" / "results.json").read_text())
     assert results["plan"]["target_epsilon"] == 2
+    assert results["federation"]["secagg"] == "secure"
     told = (shop.folder / "results" / "report.html").read_text() + json.dumps(results)
     assert "1234.5678" not in told

@@ -67,13 +67,36 @@ def test_an_unknown_arm_is_named():
     [
         ("federation.max_parties=3", "federation.max_parties: the data has 4 parties, got 3"),
         ("federation.max_party_rows=100", r"party \w+: declares \d+ rows, expected at most federation.max_party_rows"),
-        ("data.source.parties=1", "contract demo: minimum_parties is 2, the data has 1"),
+        ("data.source.parties=2", "federation.minimum_survivors: the data has 2 parties, got 3"),
+        ("data.source.parties=3", r"aggregation.secagg: .*; change that, or .*aggregation.secagg=ideal$"),
+        ("federation.minimum_survivors=5", "federation.minimum_survivors: the data has 4 parties, got 5"),
+        ("federation.minimum_survivors=2", r"aggregation.secagg: .*minimum_survivors: expected 3 .*to 4, got 2"),
     ],
 )
 def test_what_would_keep_a_party_out_is_found_before_the_first_round(path: Path, change: str, said: str):
     with pytest.raises(UsageError, match=said):
         opened(path, change).check(JOINT)
     opened(path).check(JOINT)
+
+
+def test_no_terms_let_a_sum_have_fewer_parties_than_the_contract_says(path: Path):
+    said = r"^federation\.minimum_survivors: contract demo needs at least 2 parties in a sum, got 1$"
+    for mode in ("secure", "ideal"):
+        market = opened(path, "federation.minimum_survivors=1", f"aggregation.secagg={mode}")
+        with pytest.raises(ConfigError, match=said):
+            terms_of(JOINT, market.config, market.contract, seed=0)
+
+
+def test_only_the_private_arm_of_many_parties_is_masked(path: Path):
+    market = opened(path)
+    terms = {arm.name: terms_of(arm, market.config, market.contract, seed=0) for arm in ARMS}
+    assert {name for name, one in terms.items() if one.secagg == "secure"} == {"federated_dp"}
+    assert {one.minimum_survivors for name, one in terms.items() if name.startswith("federated")} == {3}
+    assert {one.minimum_survivors for name, one in terms.items() if not name.startswith("federated")} == {1}
+
+
+def test_fewer_than_four_parties_may_sum_in_the_open(path: Path):
+    opened(path, "data.source.parties=2", "federation.minimum_survivors=2", "aggregation.secagg=ideal").check(JOINT)
 
 
 def test_a_document_that_changed_is_read_anew(write_market, tmp_path: Path):

@@ -1,17 +1,30 @@
-"""Terms, parties and an honest coordinator, in memory."""
+"""Terms, parties, an honest coordinator, and the other parties of a round as a hostile one may play them, in memory."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fedmarket.aggregation.fixedpoint import bytes_to_words
+from fedmarket.aggregation.secagg import party as protocol
+from fedmarket.aggregation.secagg.roster import threshold_for
+from fedmarket.aggregation.secagg.server import SecureSum
+from fedmarket.aggregation.secagg.suite import SIGNATURE_SIZE
+from fedmarket.aggregation.secagg.wire import HEADER
+from fedmarket.aggregation.steps import RELEASING
 from fedmarket.config import ExperimentConfig, load_config
 from fedmarket.contract.schema import Contract
 from fedmarket.experiment.arms import arm_named, terms_of
 from fedmarket.federation.coordinator import Coordinator
-from fedmarket.federation.messages import Request, Update
+from fedmarket.federation.identity import new_identity
+from fedmarket.federation.messages import Invitation, Request, Update
 from fedmarket.federation.party import Party, PartyState
+from fedmarket.federation.roster import Member as RosterMember
+from fedmarket.federation.roster import Roster, new_roster
+from fedmarket.federation.seat import Seat
 from fedmarket.federation.terms import Terms
 from fedmarket.models.released import UNCALIBRATED, ModelState
 
@@ -30,29 +43,140 @@ CONTRACT = Contract.model_validate(
     }
 )
 
+RUN = b"one run's number"
+
+FOUR = ("a", "b", "c", "d")
+
+Lost = Mapping[tuple[int, str], Collection[str]]
+"""(round, step) -> names of the parties whose answers never come from then on in that round."""
+
+
+@cache
+def identity_of(name: str):
+    return new_identity()
+
+
+def roster_of(names: Iterable[str], *, minimum: int | None = None) -> Roster:
+    listed = [RosterMember(name=name, public_key=identity_of(name).public_key) for name in names]
+    return new_roster(listed, minimum_survivors=minimum)
+
+
+def same(one: ModelState, other: ModelState) -> bool:
+    """Whether two models are the same to the last bit."""
+    return one.hash == other.hash
+
 
 @dataclass
 class Member:
-    """A party with what it remembers, as a node keeps it."""
+    """A party with what it remembers, as a node keeps it, and all that it ever remembered."""
 
     party: Party
     state: PartyState = field(default_factory=PartyState)
+    kept: list[PartyState] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.party.name
+
+    def join(self, invitation: Invitation):
+        return self.party.join(self.state, invitation, keep=self._keep)
 
     def answer(self, request: Request) -> Update:
         return self.party.answer(self.state, request, keep=self._keep)
 
     def _keep(self, state: PartyState) -> None:
         self.state = state
+        self.kept.append(state)
+
+
+class Circle:
+    """One round of one real party among puppets: members of its roster whose words are all zero.
+
+    The sum is then the real party's words, which no server of honest parties would see.
+    """
+
+    def __init__(self, member: Member, request: Request) -> None:
+        seat, terms = member.party.seat, member.party.terms
+        self.context = terms.context_of(
+            request.round_number, run=member.state.run, model_hash=request.model_hash, roster=seat.roster
+        )
+        self.name = member.name
+        self.server = SecureSum(self.context)
+        self.states = {name: None for name in seat.roster.names if name != self.name}
+
+    def packet(self, step: str) -> bytes:
+        return self.server.outgoing(step)[self.name]
+
+    def take(self, update: Update) -> None:
+        """Take the real party's answer, let the puppets answer, and close the step."""
+        step = update.step
+        incoming = self.server.outgoing(step)
+        self.server.receive(step, self.name, update.content)
+        for name, state in self.states.items():
+            self.states[name], message = self._puppet(step, name, state, incoming[name])
+            self.server.receive(step, name, message)
+        self.server.close(step)
+
+    def _puppet(self, step: str, name: str, state, packet: bytes):
+        if step == "advertise":
+            return protocol.advertise(self.context, identity_of(name))
+        if step == "mask":
+            zeros = np.zeros(self.context.length, dtype=f"u{self.context.modulus_bits // 8}")
+            return protocol.mask(state, packet, zeros)
+        return getattr(protocol, step)(state, packet)
+
+
+@dataclass
+class View:
+    """All that goes through the server in some rounds, and, for the tests alone, the words behind it."""
+
+    updates: dict[tuple[int, str, str], Update] = field(default_factory=dict)
+    requests: dict[tuple[int, str, str], Request] = field(default_factory=dict)
+    words: dict[tuple[int, str], np.ndarray] = field(default_factory=dict)
+
+    def masked(self, number: int, name: str) -> np.ndarray:
+        content = self.updates[number, "mask", name].content
+        return bytes_to_words(content[HEADER.size : -SIGNATURE_SIZE], modulus_bits=32).copy()
+
+    def everything(self) -> dict[tuple, bytes]:
+        """Return every byte string in the view by its place in the run."""
+        seen = {(*at, "answer"): update.content for at, update in self.updates.items()}
+        for at, request in self.requests.items():
+            seen[*at, "packet"], seen[*at, "model hash"] = request.packet, request.model_hash
+            if request.model:
+                vectors = (request.model.centre, request.model.parameters, request.model.calibration)
+                seen[*at, "model"] = b"".join(vector.tobytes() for vector in vectors)
+        return seen
+
+
+Break = Callable[[str, list], list]
+"""(party, masks as (key, sign), its own first) -> the masks that a broken party adds."""
 
 
 class World:
     """Makes terms, parties and runs; every number in it is public."""
 
+    run = RUN
+    four = FOUR
+    circle = Circle
+    same = staticmethod(same)
+    identity_of = staticmethod(identity_of)
+    roster_of = staticmethod(roster_of)
+    threshold_for = staticmethod(threshold_for)
+
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
+        self._terms: dict[object, Terms] = {}
 
-    def terms(self, arm: str = "federated_dp") -> Terms:
-        return terms_of(arm_named(arm), self.config, CONTRACT, seed=0)
+    def terms(self, arm: str = "federated_dp", *, parties: int = 4, **changed: object) -> Terms:
+        """Return the terms of ``arm``, where a sum needs as many parties as must act together among ``parties``."""
+        key = (arm, parties, *sorted(changed.items()))
+        if key not in self._terms:
+            terms = terms_of(arm_named(arm), self.config, CONTRACT, seed=0)
+            if terms.max_parties > 1:
+                changed = {"minimum_survivors": threshold_for(max(parties, 4))} | changed
+            self._terms[key] = replace(terms, **changed)
+        return self._terms[key]
 
     def rows(self, count: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(seed)
@@ -61,35 +185,188 @@ class World:
         labels = (rng.uniform(size=count) < 0.3 + 0.3 * features[:, 0]).astype(np.float32)
         return features, labels
 
-    def member(self, name: str, *, arm: str = "federated_dp", rows: int = 40, seed: int = 0) -> Member:
+    def party(
+        self, name: str, terms: Terms, *, roster: Iterable[str] = FOUR, rows: int = 40, seed: int = 0, **changed: object
+    ) -> Party:
         features, labels = self.rows(rows, seed=seed)
-        party = Party(name=name, terms=self.terms(arm), features=features, labels=labels, declared_rows=rows)
-        return Member(party)
+        seat = None
+        if terms.secagg == "secure":
+            seat = Seat(identity=identity_of(name), roster=roster_of(roster, minimum=terms.minimum_survivors))
+        fields = {"features": features, "labels": labels, "declared_rows": rows, "seat": seat} | changed
+        return Party(name=name, terms=terms, **fields)
 
-    def request(self, terms: Terms, round_number: int, **changed: object) -> Request:
-        model = {
+    def member(
+        self, name: str, *, arm: str = "federated_dp", secagg: str | None = None, rows: int = 40, seed: int = 0
+    ) -> Member:
+        """Return one party that has joined a run, in the open or among ``FOUR``."""
+        terms = self.terms(arm, **({"secagg": secagg} if secagg else {}))
+        member = self.fresh(self.party(name, terms, rows=rows, seed=seed))
+        member.join(self.invitation(member.party))
+        return member
+
+    def fresh(self, party: Party, state: PartyState | None = None) -> Member:
+        return Member(party, state or PartyState())
+
+    def invitation(self, party: Party, **changed: object) -> Invitation:
+        roster_hash = party.seat.roster.hash.hex() if party.seat else ""
+        fields = {"run": RUN, "terms_hash": party.terms.hash, "roster_hash": roster_hash} | changed
+        return Invitation(**fields)
+
+    def model(self, terms: Terms, **changed: object) -> ModelState:
+        fields = {
             "centre": np.zeros(terms.width),
             "parameters": np.zeros(terms.parameters),
             "calibration": UNCALIBRATED.copy(),
         }
-        phase = terms.phase_of(round_number) if round_number < terms.rounds else "calibrate"
-        fields = {"round_number": round_number, "phase": phase} | {k: v for k, v in changed.items() if k not in model}
-        return Request(model=ModelState(**(model | {k: v for k, v in changed.items() if k in model})), **fields)
+        return ModelState(**(fields | changed))
 
-    def drive(self, coordinator: Coordinator, members: list[Member]) -> ModelState:
-        """Run honest ``members`` to the end."""
+    def request(self, terms: Terms, number: int, **changed: object) -> Request:
+        """Return the request that opens round ``number``; in the open it is the only one."""
+        parts = {key: changed.pop(key) for key in ("centre", "parameters", "calibration") if key in changed}
+        model = self.model(terms, **parts)
+        step = terms.steps[0]
+        fields = {
+            "round_number": number,
+            "phase": terms.phase_of(number) if number < terms.rounds else "calibrate",
+            "step": step,
+            "model_hash": hash_or_zeros(model),
+            "model": model if changed.get("step", step) in RELEASING else None,
+            "packet": b"",
+        }
+        return Request(**(fields | changed))
+
+    def follow(
+        self, member: Member, number: int, *, until: str = "", **changed: object
+    ) -> tuple[Circle, Request, list[Update]]:
+        """Let ``member`` answer all secure steps of a round before ``until``; return the round and the next request."""
+        terms = member.party.terms
+        opening = self.request(terms, number, step="advertise", **changed)
+        model = self.model(terms, **{k: v for k, v in changed.items() if k in ("centre", "parameters", "calibration")})
+        circle, updates = Circle(member, opening), []
+        for step in terms.steps:
+            packet = circle.packet(step)
+            request = replace(opening, step=step, packet=packet, model=model if step == "mask" else None)
+            if step == until:
+                return circle, request, updates
+            updates.append(member.answer(request))
+            circle.take(updates[-1])
+        return circle, request, updates
+
+    def released(self, member: Member, number: int, **changed: object) -> np.ndarray:
+        """Return the words that ``member`` releases in a round, hidden by nothing but zeros."""
+        terms = member.party.terms
+        if terms.secagg == "ideal":
+            content = member.answer(self.request(terms, number, **changed)).content
+            return bytes_to_words(content, modulus_bits=terms.modulus_bits)
+        circle, _, _ = self.follow(member, number, **changed)
+        return circle.server.total()
+
+    # Whole runs.
+
+    def market(self, parties: int = 4, *, arm: str = "federated_dp", max_void_rounds: int = 3, **changed: object):
+        """Return a coordinator and its parties p0, p1, ... with rows of their own, all joined."""
+        names = tuple(f"p{number}" for number in range(parties))
+        terms = self.terms(arm, parties=parties, **changed)
+        coordinator = self.coordinator(terms, names, max_void_rounds=max_void_rounds)
+        members = [
+            self.fresh(self.party(name, terms, roster=names, rows=30 + 5 * number, seed=number))
+            for number, name in enumerate(names)
+        ]
+        self.join(coordinator, members)
+        return coordinator, members
+
+    def coordinator(self, terms: Terms, names: Iterable[str] = FOUR, *, max_void_rounds: int = 3) -> Coordinator:
+        roster = roster_of(names, minimum=terms.minimum_survivors) if terms.secagg == "secure" else None
+        return Coordinator(terms=terms, max_void_rounds=max_void_rounds, roster=roster)
+
+    def join(self, coordinator: Coordinator, members: Iterable[Member]) -> None:
         for member in members:
-            coordinator.admit(member.party.join(coordinator.invitation()))
+            coordinator.admit(member.join(coordinator.invitation()))
+
+    def step(
+        self,
+        coordinator: Coordinator,
+        members: Iterable[Member],
+        *,
+        absent: Collection[str] = (),
+        undelivered: Collection[str] = (),
+    ) -> dict[str, Update]:
+        """Let everyone but ``absent`` answer the step that is due, and close it; some answers do not arrive."""
+        by_name = {member.name: member for member in members}
+        sent = {}
+        for name, request in coordinator.requests().items():
+            if name in by_name and name not in absent:
+                sent[name] = by_name[name].answer(request)
+                if name not in undelivered:
+                    coordinator.receive(sent[name])
+        coordinator.close_step()
+        return sent
+
+    def round(
+        self,
+        coordinator: Coordinator,
+        members: Iterable[Member],
+        *,
+        lost: Lost | None = None,
+        undelivered: Lost | None = None,
+    ) -> None:
+        """Run the steps of one round, or those that are left of it."""
+        number = None
+        while number is None or not self.between_rounds(coordinator):
+            number = next(iter(coordinator.requests().values())).round_number
+            at = (number, coordinator.step)
+            self.step(
+                coordinator, members, absent=(lost or {}).get(at, ()), undelivered=(undelivered or {}).get(at, ())
+            )
+
+    def until(self, coordinator: Coordinator, members: Iterable[Member], last: str, *, absent: Collection[str] = ()):
+        """Run the steps of a round before ``last``; return the requests of that step."""
+        while coordinator.requests() and coordinator.step != last:
+            self.step(coordinator, members, absent=absent)
+        return coordinator.requests()
+
+    def between_rounds(self, coordinator: Coordinator) -> bool:
+        return coordinator.step == coordinator.terms.steps[0]
+
+    def drive(self, coordinator: Coordinator, members: Iterable[Member], *, lost: Lost | None = None) -> ModelState:
+        """Run honest ``members`` to the end."""
         while not coordinator.finished:
-            request = coordinator.open_round()
-            for member in members:
-                coordinator.receive(member.answer(request))
-            coordinator.close_round()
+            self.round(coordinator, members, lost=lost)
         return coordinator.model
+
+    def seen_rounds(self, coordinator: Coordinator, members, *, rounds: int, broken: Break | None = None) -> View:
+        """Run ``rounds``, or what is left of one and those after it, and return the view of the server."""
+        view, now = View(), {}
+        paid, honest = Party._paid_words, protocol.add_masks
+
+        def watched(party, state, request, keep):
+            state, words = paid(party, state, request, keep)
+            view.words[request.round_number, party.name] = words.copy()
+            now["name"] = party.name
+            return state, words
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Party, "_paid_words", watched)
+            if broken:
+                patch.setattr(
+                    protocol, "add_masks", lambda words, masks: honest(words, broken(now["name"], list(masks)))
+                )
+            last = coordinator._round + rounds
+            while coordinator._round < last:
+                asked, at = coordinator.requests(), (coordinator._round, coordinator.step)
+                view.requests |= {(*at, name): request for name, request in asked.items()}
+                view.updates |= {(*at, name): update for name, update in self.step(coordinator, members).items()}
+        return view
+
+
+def hash_or_zeros(model: ModelState) -> bytes:
+    """Return the model's hash, zeros for vectors that no model has."""
+    parts = (model.centre, model.parameters, model.calibration)
+    return model.hash if all(part.dtype.kind == "f" and part.ndim == 1 for part in parts) else bytes(32)
 
 
 @pytest.fixture(scope="session")
-def world(write_market, tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(write_market: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> World:
     path: Path = write_market(
         tmp_path_factory.mktemp("world"),
         (

@@ -1,7 +1,7 @@
 """Whatever the coordinator sends, a party releases at most what its own plan allows, and tells no cell."""
 
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmarket.errors import BadMessage, DataError, FedmarketError, PlanError, Refusal
-from fedmarket.federation.messages import Invitation
 from fedmarket.federation.party import Party, PartyState
 from fedmarket.models.released import ModelState
 from fedmarket.privacy.budget import Spending
@@ -18,49 +17,65 @@ WHOLE = Spending(centre=1, update=6, calibrate=3)
 """What the plan of these tests allows: one round of centre, three of two steps, three of calibration."""
 
 
-def test_an_honest_run_spends_the_plan_exactly_and_no_round_more(world):
-    member = world.member("a")
+MODES = pytest.mark.parametrize("secagg", ["ideal", "secure"])
+
+
+@MODES
+def test_an_honest_run_spends_the_plan_exactly_and_no_round_more(world, secagg: str):
+    member = world.member("a", secagg=secagg)
     terms = member.party.terms
     for number in range(terms.rounds):
-        update = member.answer(world.request(terms, number))
-        assert (update.party, update.round_number) == ("a", number)
-        assert update.words.shape == (terms.length_of(terms.phase_of(number)),)
-    assert member.state == PartyState(last_round=terms.rounds - 1, spending=WHOLE)
+        assert world.released(member, number).shape == (terms.length_of(terms.phase_of(number)),)
+    assert (member.state.run, member.state.last_round, member.state.secagg) == (world.run, terms.rounds - 1, b"")
+    assert member.state.spending == WHOLE
     assert member.state.spending.spent(terms.plan).epsilon <= 1.0
     with pytest.raises(BadMessage, match="is not open"):
         member.answer(world.request(terms, terms.rounds))
     assert member.state.spending == WHOLE
 
 
+@MODES
+def test_an_answer_says_who_it_is_from_and_what_it_answers(world, secagg: str):
+    member = world.member("a", secagg=secagg)
+    terms = member.party.terms
+    update = member.answer(world.request(terms, 0))
+    assert (update.party, update.round_number, update.step) == ("a", 0, terms.steps[0])
+    assert [field.name for field in fields(update)] == ["party", "round_number", "step", "content"]
+
+
+@MODES
 @pytest.mark.parametrize("number", [-(10**9), -1, 0, 1, 7, 8, 10**18])
-def test_a_round_that_is_repeated_older_or_beyond_the_run_is_refused(world, number: int):
-    member = world.member("a")
+def test_a_round_that_is_repeated_older_or_beyond_the_run_is_refused(world, secagg: str, number: int):
+    member = world.member("a", secagg=secagg)
     for done in (0, 1):
-        member.answer(world.request(member.party.terms, done))
+        world.released(member, done)
     before = member.state
-    with pytest.raises(BadMessage, match=rf"round {number} is not open: last answered 1, the run has 7"):
+    with pytest.raises(BadMessage, match=rf"round {number} is not open: last entered 1, the run has 7"):
         member.answer(replace(world.request(member.party.terms, 1), round_number=number))
     assert member.state == before
 
 
-def test_skipped_rounds_are_not_spent_and_never_come_back(world):
-    member = world.member("a")
-    member.answer(world.request(member.party.terms, 5))
-    assert member.state == PartyState(last_round=5, spending=Spending(calibrate=1))
+@MODES
+def test_skipped_rounds_are_not_spent_and_never_come_back(world, secagg: str):
+    member = world.member("a", secagg=secagg)
+    world.released(member, 5)
+    assert member.state.last_round == 5
+    assert member.state.spending == Spending(calibrate=1)
     for number in range(6):
         with pytest.raises(BadMessage, match="is not open"):
             member.answer(world.request(member.party.terms, number))
 
 
+@MODES
 @pytest.mark.parametrize(
     ("number", "phase"),
     [(0, "update"), (0, "calibrate"), (1, "centre"), (3, "calibrate"), (4, "update"), (1, "x" * 99)],
 )
-def test_the_round_decides_the_phase_not_the_coordinator(world, number: int, phase: str):
-    member = world.member("a")
+def test_the_round_decides_the_phase_not_the_coordinator(world, secagg: str, number: int, phase: str):
+    member = world.member("a", secagg=secagg)
     with pytest.raises(BadMessage, match=f"round {number}: expected phase"):
         member.answer(world.request(member.party.terms, number, phase=phase))
-    assert member.state == PartyState()
+    assert member.state == PartyState(run=world.run)
 
 
 BAD_MODELS = {
@@ -84,76 +99,122 @@ BAD_MODELS = {
 }
 
 
+@MODES
 @pytest.mark.parametrize("name", BAD_MODELS)
 @pytest.mark.parametrize("number", [0, 1, 4])
 def test_a_model_that_is_not_finite_float64_of_the_right_shape_is_refused_before_it_costs(
-    world, name: str, number: int
+    world, secagg: str, name: str, number: int
 ):
-    member = world.member("a")
+    member = world.member("a", secagg=secagg)
     with pytest.raises(BadMessage, match=r"^(centre|parameters|calibration): expected"):
-        member.answer(world.request(member.party.terms, number, **BAD_MODELS[name]))
-    assert member.state == PartyState()
+        world.released(member, number, **BAD_MODELS[name])
+    assert member.state.spending == Spending()
+    assert member.state.secagg == b""
 
 
-def test_the_largest_model_that_is_let_in_decides_nothing_by_a_row(world):
+@MODES
+def test_a_model_other_than_the_announced_one_or_none_is_refused_before_it_costs(world, secagg: str):
+    terms = world.terms(secagg=secagg)
+    other = world.model(terms, centre=np.full(4, 1e-300))
+    for model, said in ((other, "not the one that the round was opened with"), (None, "expected one in this step")):
+        member = world.member("a", secagg=secagg)
+        request = world.request(terms, 1)
+        if secagg == "secure":
+            _, request, _ = world.follow(member, 1, until="mask")
+        with pytest.raises(BadMessage, match=f"model: {said}"):
+            member.answer(replace(request, model=model))
+        assert member.state.spending == Spending()
+
+
+@MODES
+def test_the_largest_model_that_is_let_in_decides_nothing_by_a_row(world, secagg: str):
     """No refusal may depend on a row: extreme numbers get an answer, with or without the row that overflows."""
     largest = float(np.finfo(np.float32).max) / 2
     for number in (1, 4):
         for rows in (40, 0):
-            member = world.member("a")
+            member = world.member("a", secagg=secagg)
             member.party.features, member.party.labels = world.rows(rows)
             if rows:
                 member.party.features[0] = [0.9, 0.0, -0.9, 0.0]
             extreme = {"parameters": np.array([1.0, 1.0, -1.0, 1.0, 1.0]) * largest, "centre": np.full(4, -largest)}
-            update = member.answer(world.request(member.party.terms, number, **extreme))
-            assert np.isfinite(
-                member.party.terms.grid_of(member.party.terms.phase_of(number)).decode(update.words)
-            ).all()
+            words = world.released(member, number, **extreme)
+            assert np.isfinite(member.party.terms.grid_of(member.party.terms.phase_of(number)).decode(words)).all()
 
 
-def test_a_lost_reply_does_not_refund(world):
-    member = world.member("a")
-    request = world.request(member.party.terms, 1)
-    member.answer(request)  # and the reply is lost
+@MODES
+def test_a_lost_reply_does_not_refund(world, secagg: str):
+    member = world.member("a", secagg=secagg)
+    world.released(member, 1)  # and the reply is lost
     with pytest.raises(BadMessage, match="round 1 is not open"):
-        member.answer(request)
+        member.answer(world.request(member.party.terms, 1))
     assert member.state.spending == Spending(update=2)
 
 
-def test_a_release_that_fails_after_the_charge_stays_spent(world):
+@MODES
+def test_a_release_that_fails_after_the_charge_stays_spent(world, secagg: str):
     """A refusal that depends on noisy numbers has told something: it is paid for, and cannot be asked for again."""
-    member = world.member("a", rows=40)
+    member = world.member("a", secagg=secagg)
     features, labels = world.rows(40)
     features[:] = [0.9, 0.0, 0.9, 0.0]
     crowd = 20_000  # far more rows than the agreed range of the sum holds
     member.party.features, member.party.labels = np.tile(features, (crowd // 40, 1)), np.tile(labels, crowd // 40)
-    request = world.request(member.party.terms, 0)
     with pytest.raises(BadMessage, match="out of the public range"):
-        member.answer(request)
-    assert member.state == PartyState(last_round=0, spending=Spending(centre=1))
+        world.released(member, 0)
+    assert (member.state.last_round, member.state.spending, member.state.secagg) == (0, Spending(centre=1), b"")
     with pytest.raises(BadMessage, match="is not open"):
-        member.answer(request)
+        member.answer(world.request(member.party.terms, 0))
 
 
-def test_nothing_is_computed_when_the_state_cannot_be_kept(world, monkeypatch: pytest.MonkeyPatch):
-    member = world.member("a")
+@MODES
+def test_nothing_is_computed_when_the_state_cannot_be_kept(world, monkeypatch: pytest.MonkeyPatch, secagg: str):
+    member = world.member("a", secagg=secagg)
+    request = world.request(member.party.terms, 0)
+    if secagg == "secure":
+        _, request, _ = world.follow(member, 0, until="mask")
     computed: list[object] = []
     monkeypatch.setattr(Party, "_release", lambda *args: computed.append(args))
+    for fails in range(2):  # the round first, then the charge
+        kept: list[PartyState] = []
 
-    def full_disk(_: PartyState) -> None:
-        raise OSError("no space left")
+        def full_disk(state: PartyState, kept: list[PartyState] = kept, fails: int = fails) -> None:
+            if len(kept) == fails:
+                raise OSError("no space left")
+            kept.append(state)
 
-    with pytest.raises(OSError, match="no space left"):
-        member.party.answer(PartyState(), world.request(member.party.terms, 0), keep=full_disk)
+        with pytest.raises(OSError, match="no space left"):
+            member.party.answer(member.state, request, keep=full_disk)
     assert computed == []
 
 
-def test_the_budget_refuses_when_the_rounds_would_not(world):
-    member = world.member("a")
-    member.state = PartyState(last_round=2, spending=WHOLE)
+@MODES
+def test_nothing_leaves_when_the_last_state_cannot_be_kept(world, secagg: str):
+    """Of every step: what could not be recorded as done is not said."""
+    member = world.member("a", secagg=secagg)
+    for step in member.party.terms.steps:
+        request = world.request(member.party.terms, 0)
+        if secagg == "secure":
+            member = world.member("a", secagg=secagg)
+            _, request, _ = world.follow(member, 0, until=step)
+        keeps: list[PartyState] = []
+        member.party.answer(member.state, request, keep=keeps.append)
+
+        def full_disk(state: PartyState, before: list[PartyState] = keeps) -> None:
+            before.pop()
+            if not before:
+                raise OSError("no space left")
+
+        with pytest.raises(OSError, match="no space left"):
+            member.party.answer(member.state, request, keep=full_disk)
+
+
+@MODES
+def test_the_budget_refuses_when_the_rounds_would_not(world, secagg: str):
+    member = world.member("a", secagg=secagg)
+    member.state = replace(member.state, last_round=2, spending=WHOLE)
     with pytest.raises(Refusal, match=r"budget: 2 more release\(s\) of update asked, 0 left of 6"):
-        member.answer(world.request(member.party.terms, 3))
-    assert member.state == PartyState(last_round=2, spending=WHOLE)
+        world.released(member, 3)
+    assert member.state.spending == WHOLE
+    assert member.state.secagg == b""
 
 
 messages = st.tuples(
@@ -165,7 +226,7 @@ messages = st.tuples(
 
 @given(st.lists(messages, max_size=25))
 def test_no_sequence_of_messages_releases_more_than_the_plan(world, sent):
-    member = world.member("a", rows=5)
+    member = world.member("a", secagg="ideal", rows=5)
     terms = member.party.terms
     released = {"centre": 0, "update": 0, "calibrate": 0}
     answered: list[int] = []
@@ -177,7 +238,7 @@ def test_no_sequence_of_messages_releases_more_than_the_plan(world, sent):
             continue
         answered.append(update.round_number)
         released[terms.phase_of(number)] += terms.releases_in(terms.phase_of(number))
-        assert len(update.words) == terms.length_of(terms.phase_of(number))
+        assert len(update.content) == terms.length_of(terms.phase_of(number)) * terms.modulus_bits // 8
     assert answered == sorted(set(answered))
     assert released == member.state.spending.releases()
     for mechanism in terms.plan.mechanisms:
@@ -185,40 +246,54 @@ def test_no_sequence_of_messages_releases_more_than_the_plan(world, sent):
     assert member.state.spending.spent(terms.plan).epsilon <= 1.0
 
 
-def test_a_coordinator_with_other_terms_gets_no_acceptance(world):
-    party = world.member("a").party
-    assert party.join(Invitation(terms_hash=party.terms.hash)).party == "a"
-    for other in (world.terms("federated").hash, "", party.terms.hash.upper(), party.terms.hash + "0"):
+@MODES
+def test_a_coordinator_with_other_terms_gets_no_acceptance(world, secagg: str):
+    party = world.member("a", secagg=secagg).party
+    assert world.fresh(party).join(world.invitation(party)).party == "a"
+    other_mode = world.terms(secagg="ideal" if secagg == "secure" else "secure").hash
+    for other in (world.terms("federated").hash, other_mode, "", party.terms.hash.upper(), party.terms.hash + "0"):
+        fresh = world.fresh(party)
         with pytest.raises(BadMessage, match="terms differ"):
-            party.join(Invitation(terms_hash=other))
+            fresh.join(world.invitation(party, terms_hash=other))
+        assert fresh.kept == []
 
 
-def test_the_update_carries_noise_of_the_plan(world):
+@MODES
+def test_the_update_carries_noise_of_the_plan(world, secagg: str):
     """Two parties with the same rows and different names differ by noise alone, of the plan's size."""
-    terms = world.terms()
-    one, two = (world.member(name).answer(world.request(terms, 1)) for name in ("a", "b"))
-    apart = terms.grid_of("update").decode(one.words) - terms.grid_of("update").decode(two.words)
+    terms = world.terms(secagg=secagg)
+    one, two = (world.released(world.member(name, secagg=secagg), 1) for name in ("a", "b"))
+    apart = terms.grid_of("update").decode(one) - terms.grid_of("update").decode(two)
     std = terms.plan.mechanism("update").noise_std * np.sqrt(terms.schedule.local_steps * 2)
     assert 0.2 * std < np.sqrt(np.mean(apart**2)) < 2.5 * std
+
+
+@pytest.mark.parametrize("number", [0, 2, 5])
+def test_masked_or_in_the_open_the_words_are_the_same(world, number: int):
+    secure, ideal = (world.released(world.member("a", secagg=mode), number) for mode in ("secure", "ideal"))
+    np.testing.assert_array_equal(secure, ideal)
 
 
 MARKER = 0.12345678
 LARGE = 1234.5678
 
 
-def test_no_error_and_no_repr_carries_a_number_of_a_row(world):
-    member = world.member("a")
+@MODES
+def test_no_error_and_no_repr_carries_a_number_of_a_row(world, secagg: str):
+    member = world.member("a", secagg=secagg)
     member.party.features[:, 0] = MARKER
     member.party.features[:, 2] = MARKER / 2
     texts = [repr(member.party), str(member.party)]
     for number in (*range(8), 0, -1):
-        for changed in ({}, *BAD_MODELS.values(), {"phase": "centre"}):
-            request = world.request(member.party.terms, number, **changed)
-            texts.append(repr(request))
+        for changed in (*BAD_MODELS.values(), {"phase": "centre"}, {}):
+            if secagg == "secure":
+                member.state = replace(member.state, last_round=min(number, 6) - 1)
+            texts.append(repr(world.request(member.party.terms, number, **changed)))
             try:
-                texts.append(repr(member.answer(request)))
+                world.released(member, number, **changed)
             except FedmarketError as error:
                 texts += [str(error), repr(error)]
+            texts.append(repr(member.state))
     features, labels = world.rows(3)
     for cell in (LARGE, np.nan, np.inf):
         features[1, 0] = cell
@@ -275,16 +350,21 @@ def test_the_party_keeps_rows_centred_on_the_model_of_the_round(world):
     """A coordinator that changes the centre between rounds gets an answer about the new one."""
     moved = {"centre": np.full(4, 0.25)}
     one, two = world.member("a", arm="federated"), world.member("a", arm="federated")
-    terms = one.party.terms
-    one.answer(world.request(terms, 1))
-    again = one.answer(world.request(terms, 2, **moved))
-    fresh = two.answer(world.request(terms, 2, **moved))
-    np.testing.assert_array_equal(again.words, fresh.words)
-    unmoved = world.member("a", arm="federated").answer(world.request(terms, 2))
-    assert (again.words != unmoved.words).any()
+    world.released(one, 1)
+    again = world.released(one, 2, **moved)
+    fresh = world.released(two, 2, **moved)
+    np.testing.assert_array_equal(again, fresh)
+    unmoved = world.released(world.member("a", arm="federated"), 2)
+    assert (again != unmoved).any()
 
 
-def test_the_model_of_a_request_is_not_in_its_repr(world):
-    request = world.request(world.terms(), 1)
+def test_what_a_message_carries_is_not_in_its_repr(world):
+    member = world.member("a")
+    _, request, updates = world.follow(member, 1, until="mask")
     assert isinstance(request.model, ModelState)
+    assert request.packet
     assert "model" not in repr(request)
+    assert repr(request.packet)[2:40] not in repr(request)
+    assert repr(updates[0]) == "Update(party='a', round_number=1, step='advertise')"
+    shown = 'PartyState(run=b"one run\'s number", last_round=1, spending=Spending(centre=0, update=0, calibrate=0))'
+    assert repr(member.state) == shown

@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from fedmarket.config import MlpModel
+from fedmarket.errors import PlanError
 from fedmarket.federation.terms import Terms
 
 
@@ -53,6 +54,44 @@ def test_every_field_is_in_the_hash(world):
 def test_the_hash_is_stable_and_the_same_for_equal_terms(world):
     assert world.terms().hash == world.terms().hash == replace(world.terms()).hash
     assert len(world.terms().hash) == 64
+
+
+def test_masked_and_in_the_open_are_other_terms_and_nothing_else_changes(world):
+    secure, ideal = world.terms(), world.terms(secagg="ideal")
+    assert secure.secagg == "secure"
+    assert secure.hash != ideal.hash
+    assert (secure.steps, ideal.steps) == (("advertise", "share", "mask", "consent", "unmask"), ("sum",))
+    for phase in ("centre", "update", "calibrate"):
+        assert secure.grid_of(phase) == ideal.grid_of(phase)
+    assert secure.plan == ideal.plan
+
+
+def test_only_the_arms_with_noise_are_masked(world):
+    bare = ("pooled", "pooled_dp", "federated", "federated_schedule", "federated_clipped", "federated_rounded")
+    assert {world.terms(arm).secagg for arm in bare} == {"ideal"}
+    assert world.terms("federated_dp").secagg == "secure"
+
+
+def test_a_roster_fits_terms_of_its_survivors_that_leave_room_for_its_members(world):
+    terms = world.terms(parties=4)
+    terms.need_fitting(world.roster_of(world.four))
+    with pytest.raises(PlanError, match=r"federation\.minimum_survivors: the roster says 4, got 3"):
+        terms.need_fitting(world.roster_of(world.four, minimum=4))
+    with pytest.raises(PlanError, match=r"federation\.minimum_survivors: the roster says 4, got 3"):
+        terms.need_fitting(world.roster_of([f"p{n}" for n in range(5)]))
+    eight = [f"p{n}" for n in range(8)]
+    world.terms(parties=8).need_fitting(world.roster_of(eight))
+    with pytest.raises(PlanError, match=r"federation\.max_parties: the roster has 9 members, got 8"):
+        world.terms(parties=8).need_fitting(world.roster_of([*eight, "p8"]))
+
+
+def test_the_context_of_a_round_says_all_that_its_masks_depend_on(world):
+    terms, roster = world.terms(), world.roster_of(world.four)
+    for number, phase, length in ((0, "centre", 4), (1, "update", 5), (6, "calibrate", 5)):
+        context = terms.context_of(number, run=world.run, model_hash=bytes(32), roster=roster)
+        assert (context.round_number, context.phase, context.length) == (number, phase, length)
+        assert context.modulus_bits == terms.modulus_bits
+        assert context.terms_hash.hex() == terms.hash
 
 
 def test_arms_differ_in_their_terms(world):

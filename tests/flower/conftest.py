@@ -1,12 +1,21 @@
-"""The project's two apps, and a tiny market for them."""
+"""The project's two apps, a tiny market for them, and runs in which a node answers as it likes or not at all."""
 
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import pytest
+from flwr.app import Context, Message
 
-from fedmarket.flower.inprocess import Apps, load_apps
+from fedmarket.experiment.market import MarketKey, open_market
+from fedmarket.federation.seat import rehearsal_roster
+from fedmarket.flower import inprocess
+from fedmarket.flower.inprocess import Apps, Outcome, RunConfig, load_apps, run_in_process
 
 ROOT = Path(__file__).parents[2]
+OPEN = "aggregation.secagg=ideal"
+
+MakeRunConfig = Callable[..., RunConfig]
+Client = Callable[[Message, Context], Message]
 
 
 @pytest.fixture(scope="session")
@@ -15,12 +24,46 @@ def apps() -> Apps:
 
 
 @pytest.fixture(scope="session")
-def run_config(write_market, tmp_path_factory: pytest.TempPathFactory):
-    """Return a maker of run configurations for four parties of the tiny market."""
+def run_config(write_market, tmp_path_factory: pytest.TempPathFactory) -> MakeRunConfig:
+    """Return a maker of run configurations for four parties of the tiny market, masked or, for ``sum``, in the open."""
     path = write_market(tmp_path_factory.mktemp("market"))
+    names = open_market(MarketKey(config=path, changes=(), seed=0)).names
+    roster = rehearsal_roster(path.parent / "roster", names, minimum_survivors=3)
 
-    def make(**changed: object) -> dict[str, object]:
-        fields = {"config": str(path), "changes": "", "arm": "federated_dp", "seed": 0, "alone": "", "parties": 4}
-        return fields | {"output": ""} | changed
+    def make(*changes: str, step: str = "mask", **changed: object) -> RunConfig:
+        secure = step != "sum"
+        fields = {"config": str(path), "arm": "federated_dp", "seed": 0, "alone": "", "parties": 4, "output": ""}
+        fields |= {"changes": "\n".join(changes if secure else (OPEN, *changes)), "roster": str(roster) * secure}
+        return fields | changed
 
     return make
+
+
+@pytest.fixture(scope="session")
+def run_with(apps: Apps) -> Callable[..., Outcome]:
+    """Return a runner of a federation whose nodes are the given function."""
+
+    def run(run_config: RunConfig, client: Client) -> Outcome:
+        return run_in_process(Apps(server=apps.server, client=client), run_config, nodes=4)
+
+    return run
+
+
+@pytest.fixture
+def silenced(apps: Apps, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Return a runner of a federation in which ``nodes`` hear nothing of ``step`` in ``rounds``."""
+
+    def run(run_config: RunConfig, *, nodes: Container[int], step: str, rounds: Container[int]) -> Outcome:
+        def deaf(grid, messages, *, timeout=None):
+            return grid.pull_messages(grid.push_messages(m for m in messages if not lost(m)))
+
+        def lost(message: Message) -> bool:
+            action = message.metadata.message_type.partition(".")[2]
+            number = message.content["fields"].get("round_number")
+            return message.metadata.dst_node_id in nodes and action == step and number in rounds
+
+        with monkeypatch.context() as patch:
+            patch.setattr(inprocess.InProcessGrid, "send_and_receive", deaf)
+            return run_in_process(apps, run_config, nodes=4)
+
+    return run

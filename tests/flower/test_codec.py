@@ -21,7 +21,7 @@ from fedmarket.privacy.budget import Spending
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 int64 = st.integers(-(2**63), 2**63 - 1)
 floats = arrays(np.float64, array_shapes(max_dims=2, max_side=6), elements=st.floats(width=64))
-words = arrays(st.sampled_from([np.uint32, np.uint64]), st.integers(0, 20))
+steps = st.sampled_from(codec.STEPS)
 
 
 def through_the_wire(records: RecordDict) -> RecordDict:
@@ -37,40 +37,68 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
+@given(st.binary(max_size=20), names, names)
+def test_invitations_come_out_as_they_went_in(run: bytes, terms_hash: str, roster_hash: str):
+    sent = Invitation(run=run, terms_hash=terms_hash, roster_hash=roster_hash)
+    assert codec.invitation_from_records(through_the_wire(codec.invitation_to_records(sent))) == sent
+
+
 @given(names, int64, names)
-def test_invitations_and_acceptances_come_out_as_they_went_in(party: str, rows: int, terms_hash: str):
-    invitation = Invitation(terms_hash=terms_hash)
-    assert codec.invitation_from_records(through_the_wire(codec.invitation_to_records(invitation))) == invitation
-    acceptance = Acceptance(party=party, declared_rows=rows, terms_hash=terms_hash)
-    assert codec.acceptance_from_records(through_the_wire(codec.acceptance_to_records(acceptance))) == acceptance
+def test_acceptances_come_out_as_they_went_in(party: str, rows: int, terms_hash: str):
+    sent = Acceptance(party=party, declared_rows=rows, terms_hash=terms_hash)
+    assert codec.acceptance_from_records(through_the_wire(codec.acceptance_to_records(sent))) == sent
 
 
-@given(int64, st.sampled_from(["centre", "update", "calibrate"]), floats, floats, floats)
-def test_requests_come_out_as_they_went_in_to_the_last_bit(number, phase, centre, parameters, calibration):
+@given(int64, st.sampled_from(codec.PHASES), steps, st.binary(), st.binary(), floats, floats, floats)
+def test_requests_come_out_as_they_went_in_to_the_last_bit(
+    number, phase, step, model_hash, packet, centre, parameters, calibration
+):
     model = ModelState(centre=centre, parameters=parameters, calibration=calibration)
-    sent = Request(round_number=number, phase=phase, model=model)
+    sent = Request(round_number=number, phase=phase, step=step, model_hash=model_hash, model=model, packet=packet)
     came = codec.request_from_records(through_the_wire(codec.request_to_records(sent)))
-    assert (came.round_number, came.phase) == (number, phase)
-    for part in ("centre", "parameters", "calibration"):
+    assert (came.round_number, came.phase, came.step) == (number, phase, step)
+    assert (came.model_hash, came.packet) == (model_hash, packet)
+    for part in codec.MODEL_ARRAYS:
         assert same(getattr(came.model, part), getattr(model, part))
 
 
-@given(names, int64, words)
-def test_updates_come_out_as_they_went_in_and_carry_nothing_else(party, number, sent):
-    records = codec.update_to_records(Update(party=party, round_number=number, words=sent))
-    came = codec.update_from_records(through_the_wire(records))
-    assert (came.party, came.round_number) == (party, number)
-    assert same(came.words, sent)
+@given(steps, st.binary())
+def test_a_request_without_a_model_carries_none(step, packet):
+    sent = Request(round_number=1, phase="update", step=step, model_hash=bytes(32), model=None, packet=packet)
+    records = codec.request_to_records(sent)
+    assert list(records) == ["fields"]
+    assert codec.request_from_records(through_the_wire(records)) == sent
+
+
+@given(names, int64, steps, st.binary())
+def test_updates_come_out_as_they_went_in_and_carry_nothing_else(party, number, step, content):
+    sent = Update(party=party, round_number=number, step=step, content=content)
+    records = codec.update_to_records(sent)
+    assert codec.update_from_records(through_the_wire(records)) == sent
     assert {name: set(record) for name, record in records.items()} == {
-        "fields": {"party", "round_number"},
-        "arrays": {"words"},
+        "fields": {"party", "round_number", "step", "content"}
     }
 
 
-@given(st.integers(-1, 2**40), st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 2**40))
-def test_a_partys_memory_comes_out_as_it_went_in(last, centre, update, calibrate):
-    state = PartyState(last_round=last, spending=Spending(centre=centre, update=update, calibrate=calibrate))
+counts = st.integers(0, 2**40)
+
+
+@given(st.integers(-1, 2**40), counts, counts, counts, st.binary(), st.binary(), st.binary())
+def test_a_partys_memory_comes_out_as_it_went_in(last, centre, update, calibrate, run, model_hash, secagg):
+    spending = Spending(centre=centre, update=update, calibrate=calibrate)
+    state = PartyState(run=run, last_round=last, spending=spending, model_hash=model_hash, secagg=secagg)
     assert state_from_record(ConfigRecord(dict(state_to_record(state)))) == state
+
+
+def test_only_a_step_that_computes_on_rows_is_a_training():
+    assert {step: codec.message_type(step) for step in codec.STEPS} == {
+        "sum": "train.sum",
+        "advertise": "query.advertise",
+        "share": "query.share",
+        "mask": "train.mask",
+        "consent": "query.consent",
+        "unmask": "query.unmask",
+    }
 
 
 def test_a_refusal_is_cut_to_one_short_line():
@@ -86,22 +114,24 @@ def fields(**values: object) -> ConfigRecord:
 
 
 GOOD = {
-    "party": "a", "round_number": 1, "phase": "update", "declared_rows": 5, "terms_hash": "0",
+    "run": b"0", "party": "a", "round_number": 1, "phase": "update", "step": "mask", "declared_rows": 5,
+    "terms_hash": "0", "roster_hash": "0", "model_hash": b"0", "packet": b"0", "content": b"0",
 }  # fmt: skip
+WORDS = {"phase", "step"}
 READERS = {
-    codec.invitation_from_records: ("terms_hash",),
+    codec.invitation_from_records: ("run", "terms_hash", "roster_hash"),
     codec.acceptance_from_records: ("party", "declared_rows", "terms_hash"),
-    codec.request_from_records: ("round_number", "phase"),
-    codec.update_from_records: ("party", "round_number"),
+    codec.request_from_records: ("round_number", "phase", "step", "model_hash", "packet"),
+    codec.update_from_records: ("party", "round_number", "step", "content"),
 }
-ARRAYS = ArrayRecord({name: Array(np.zeros(2)) for name in ("words", "centre", "parameters", "calibration")})
+ARRAYS = ArrayRecord({name: Array(np.zeros(2)) for name in codec.MODEL_ARRAYS})
 VALUES = (None, True, False, 1.0, b"1", [1], ["a"], 1, "a")
 CASES = [
     (reader, key, value)
     for reader, keys in READERS.items()
     for key in keys
     for value in VALUES
-    if type(value) is not type(GOOD[key]) or key == "phase"
+    if type(value) is not type(GOOD[key]) or key in WORDS
 ]
 
 
@@ -121,7 +151,18 @@ def test_records_that_are_absent_or_of_another_kind_are_bad(reader):
             reader(records)
 
 
-@pytest.mark.parametrize("missing", ["centre", "parameters", "calibration"])
+def test_a_model_of_another_kind_is_bad():
+    with pytest.raises(BadMessage, match=r"^centre: expected an array, got none$"):
+        codec.request_from_records(RecordDict({"fields": fields(**GOOD), "arrays": fields(**GOOD)}))
+
+
+def test_a_long_word_is_cut_in_the_error():
+    records = RecordDict({"fields": fields(**GOOD | {"step": "x" * 10_000})})
+    with pytest.raises(BadMessage, match=r"^step: expected sum, advertise, .*, unmask, got 'x{20}'$"):
+        codec.update_from_records(records)
+
+
+@pytest.mark.parametrize("missing", codec.MODEL_ARRAYS)
 def test_a_model_without_one_of_its_arrays_is_bad(missing: str):
     rest = ArrayRecord({name: Array(np.zeros(2)) for name in codec.MODEL_ARRAYS if name != missing})
     with pytest.raises(BadMessage, match=f"^{missing}: expected an array, got none"):
@@ -136,7 +177,7 @@ def npy(array: np.ndarray, *, allow_pickle: bool = False) -> bytes:
 
 def npz() -> bytes:
     file = io.BytesIO()
-    np.savez(file, words=np.zeros(5, dtype="u4"))
+    np.savez(file, centre=np.zeros(5))
     return file.getvalue()
 
 
@@ -144,7 +185,7 @@ def header(text: str, version: tuple[int, int] = (1, 0)) -> bytes:
     return b"\x93NUMPY" + bytes(version) + struct.pack("<H", len(text)) + text.encode() + bytes(8)
 
 
-WHOLE = npy(np.arange(5, dtype="u4"))
+WHOLE = npy(np.arange(5.0))
 BAD_BYTES = {
     "nothing": b"",
     "a pickle": b"\x80\x04N.",
@@ -166,20 +207,23 @@ BAD_BYTES = {
 }
 
 
-def sent_as(content: bytes, stype: str = "numpy.ndarray") -> RecordDict:
-    array = Array(dtype="uint32", shape=(5,), stype=stype, data=content)
-    return RecordDict({"fields": fields(party="a", round_number=1), "arrays": ArrayRecord({"words": array})})
+def sent_as(content: bytes, stype: str = "numpy.ndarray", *, shape: tuple[int, ...] = (5,)) -> RecordDict:
+    """Return a request whose centre is ``content``."""
+    whole = Array(np.zeros(2))
+    centre = Array(dtype="float64", shape=shape, stype=stype, data=content)
+    arrays_ = ArrayRecord({"centre": centre, "parameters": whole, "calibration": whole})
+    return RecordDict({"fields": fields(**GOOD), "arrays": arrays_})
 
 
 @pytest.mark.parametrize("name", BAD_BYTES)
 def test_bytes_that_are_no_array_are_bad(name: str):
-    with pytest.raises(BadMessage, match=r"^words: expected a numpy array without pickle, got something else$"):
-        codec.update_from_records(sent_as(BAD_BYTES[name]))
+    with pytest.raises(BadMessage, match=r"^centre: expected a numpy array without pickle, got something else$"):
+        codec.request_from_records(sent_as(BAD_BYTES[name]))
 
 
 def test_another_serialisation_is_bad():
-    with pytest.raises(BadMessage, match=r"^words: expected"):
-        codec.update_from_records(sent_as(WHOLE, stype="torch.tensor"))
+    with pytest.raises(BadMessage, match=r"^centre: expected"):
+        codec.request_from_records(sent_as(WHOLE, stype="torch.tensor"))
 
 
 @given(st.sampled_from([WHOLE, npz()]), st.data())
@@ -188,13 +232,12 @@ def test_damaged_bytes_are_an_array_or_bad_and_nothing_else(content: bytes, data
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     try:
-        update = codec.update_from_records(sent_as(bytes(damaged[: data.draw(st.integers(0, len(damaged)))])))
+        request = codec.request_from_records(sent_as(bytes(damaged[: data.draw(st.integers(0, len(damaged)))])))
     except BadMessage:
         return
-    assert isinstance(update.words, np.ndarray)
+    assert isinstance(request.model.centre, np.ndarray)
 
 
 def test_a_declared_shape_that_is_a_lie_changes_nothing():
-    array = Array(dtype="float64", shape=(10**9,), stype="numpy.ndarray", data=WHOLE)
-    records = RecordDict({"fields": fields(party="a", round_number=1), "arrays": ArrayRecord({"words": array})})
-    assert codec.update_from_records(records).words.tolist() == [0, 1, 2, 3, 4]
+    request = codec.request_from_records(sent_as(WHOLE, shape=(10**9,)))
+    assert request.model.centre.tolist() == [0, 1, 2, 3, 4]

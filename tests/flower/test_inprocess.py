@@ -1,5 +1,6 @@
 """One bad node is rejected by name and costs the others nothing; a broken project is one error."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,42 +10,43 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.serverapp import ServerApp
 
-from fedmarket.errors import ConfigError, FederationStopped
+from fedmarket.aggregation.steps import IN_THE_OPEN, SECURE
+from fedmarket.errors import ConfigError, FederationStopped, PlanError
 from fedmarket.federation.messages import Acceptance
-from fedmarket.flower import client, inprocess
-from fedmarket.flower.codec import acceptance_to_records, refusal_to_records
+from fedmarket.federation.seat import rehearsal_roster
+from fedmarket.flower import client
+from fedmarket.flower.codec import MODEL_ARRAYS, acceptance_to_records, message_type, refusal_to_records
 from fedmarket.flower.inprocess import Apps, Outcome, load_apps, run_in_process
 
 NODE = 2
 PARTY = "grocer"
 MARKER = "1234.5678"
+SHORT = ("training.rounds=1", "privacy.calibration_rounds=1")
+ROUNDS = range(3)
+STEPS = (*IN_THE_OPEN, *SECURE)
 
 Reply = Callable[[Message, Message], Message]
 
 
-class Node:
-    """The client app of all nodes, of which one answers trainings (or, if ``joining``, invitations) as it likes."""
+@pytest.fixture(scope="session")
+def run(apps: Apps, run_config, run_with) -> Callable[..., Outcome]:
+    """Return a runner of a short federation in which one node answers one kind of message as it likes."""
 
-    def __init__(self, honest: object, reply: Reply, *, joining: bool = False) -> None:
-        self._honest = honest
-        self._reply = reply
-        self._type = "query" if joining else "train"
+    def bad(reply: Reply, *, step: str, joining: bool = False) -> Outcome:
+        kind = "query.join" if joining else message_type(step)
 
-    def __call__(self, message: Message, context: Context) -> Message:
-        answer = self._honest(message, context)
-        if context.node_id == NODE and message.metadata.message_type.startswith(self._type):
-            return self._reply(message, answer)
-        return answer
+        def answer(message: Message, context: Context) -> Message:
+            honest = apps.client(message, context)
+            meant = context.node_id == NODE and message.metadata.message_type == kind
+            return reply(message, honest) if meant else honest
 
+        return run_with(run_config(*SHORT, step=step), answer)
 
-def run(apps: Apps, run_config, reply: Reply, *, joining: bool = False) -> Outcome:
-    hostile = Apps(server=apps.server, client=Node(apps.client, reply, joining=joining))
-    return run_in_process(hostile, run_config(), nodes=4)
+    return bad
 
 
 def same(one: Outcome, other: Outcome) -> bool:
-    parts = ("centre", "parameters", "calibration")
-    return all(np.array_equal(getattr(one.model, part), getattr(other.model, part)) for part in parts)
+    return all(getattr(one.model, part).tobytes() == getattr(other.model, part).tobytes() for part in MODEL_ARRAYS)
 
 
 def raising(message: Message, answer: Message) -> Message:
@@ -59,64 +61,86 @@ def with_content(change: Callable[[RecordDict], object]) -> Reply:
     return reply
 
 
-def words(change: Callable[[np.ndarray], np.ndarray]) -> Reply:
-    def put(content: RecordDict) -> None:
-        content["arrays"] = ArrayRecord({"words": Array(change(content.array_records["arrays"]["words"].numpy()))})
-
-    return with_content(put)
-
-
 def field(name: str, value: object) -> Reply:
     return with_content(lambda content: content.config_records["fields"].update({name: value}))
 
 
-def archive(message: Message, answer: Message) -> Message:
-    array = Array(dtype="uint32", shape=(1,), stype="numpy.ndarray", data=b"PK\x03\x04")
-    answer.content["arrays"] = ArrayRecord({"words": array})
-    return answer
+def content(change: Callable[[bytes], object]) -> Reply:
+    def put(records: RecordDict) -> None:
+        fields = records.config_records["fields"]
+        fields["content"] = change(fields["content"])
+
+    return with_content(put)
 
 
+def another_step(message: Message, answer: Message) -> Message:
+    step = answer.content.config_records["fields"]["step"]
+    return field("step", "mask" if step == "sum" else "sum")(message, answer)
+
+
+SIZE = r"expected (an update of )?\d+ bytes (in|for) the step {step}, got \d+( in sum)?$"
 REPLIES: dict[str, tuple[Reply, str]] = {
-    "raises": (raising, "the node's app failed (Flower error 1)"),
-    "fails": (lambda m, a: Message(Error(7, MARKER), reply_to=m), "the node's app failed (Flower error 7)"),
-    "is empty": (lambda m, a: Message(RecordDict(), reply_to=m), "party: expected str, got NoneType"),
-    "refuses": (lambda m, a: Message(refusal_to_records("not\ntoday"), reply_to=m), "not today"),
-    "not a number": (words(lambda w: np.full(len(w), np.nan)), "expected an update of dtype uint32, got float64"),
-    "other words": (words(lambda w: w.astype(np.uint64)), "expected an update of dtype uint32, got uint64"),
-    "one short": (words(lambda w: w[:-1]), "expected an update of shape"),
-    "a matrix": (words(lambda w: w[None]), "expected an update of shape"),
-    "an archive": (archive, "words: expected a numpy array without pickle, got something else"),
-    "no array": (with_content(lambda c: c.pop("arrays")), "words: expected an array, got none"),
-    "another party": (field("party", "bank"), "an update in the name of another party"),
-    "a stranger": (field("party", "eve"), "an update in the name of another party"),
-    "another round": (field("round_number", 77), "for round 77, but round 0 is open"),
-    "a truth value": (field("round_number", True), "round_number: expected int, got bool"),
+    "raises": (raising, r"the node's app failed \(Flower error 1\)$"),
+    "fails": (lambda m, a: Message(Error(7, MARKER), reply_to=m), r"the node's app failed \(Flower error 7\)$"),
+    "is empty": (lambda m, a: Message(RecordDict(), reply_to=m), "party: expected str, got NoneType$"),
+    "refuses": (lambda m, a: Message(refusal_to_records("not\ntoday"), reply_to=m), "not today$"),
+    "not bytes": (content(lambda c: c.hex()), "content: expected bytes, got str$"),
+    "real numbers": (content(lambda c: [float("nan")] * len(c)), "content: expected bytes, got list$"),
+    "twice as long": (content(lambda c: c + c), SIZE),
+    "one word more": (content(lambda c: c + bytes(4)), SIZE),
+    "one byte short": (content(lambda c: c[:-1]), SIZE),
+    "nothing": (content(lambda c: b""), SIZE),
+    "no content": (with_content(lambda c: c["fields"].pop("content")), "content: expected bytes, got NoneType$"),
+    "an array": (
+        lambda m, a: Message(RecordDict({"fields": ArrayRecord({"content": Array(np.zeros(3))})}), reply_to=m),
+        "party: expected str, got NoneType$",
+    ),
+    "another party": (field("party", "bank"), "an update in the name of another party$"),
+    "a stranger": (field("party", "eve"), "an update in the name of another party$"),
+    "another round": (field("round_number", 77), r"for round 77, but round \d is open$"),
+    "a truth value": (field("round_number", True), "round_number: expected int, got bool$"),
+    "another step": (another_step, r"for the step (sum|mask), but {step} is due$"),
+    "no step": (field("step", "dance"), "step: expected sum, advertise, share, mask, consent, unmask, got 'dance'$"),
 }
+SIGNED: dict[str, tuple[Reply, str]] = {
+    "the signature of nobody": (content(lambda c: c[:-64] + bytes(64)), f"the signature is not {PARTY}'s$"),
+    "one bit else": (content(lambda c: c[:50] + bytes([c[50] ^ 1]) + c[51:]), f"the signature is not {PARTY}'s$"),
+    "zeros": (content(lambda c: bytes(len(c))), "not a message of this protocol$"),
+}
+CASES = [(step, name) for step in STEPS for name in (REPLIES if step == "sum" else REPLIES | SIGNED)]
 
 
-@pytest.fixture(scope="module")
-def without(apps: Apps, run_config) -> Outcome:
-    """What the run gives when one party refuses every training."""
-    return run(apps, run_config, REPLIES["refuses"][0])
+@pytest.fixture(scope="session")
+def without(run) -> Outcome:
+    """What the run gives in the open when one party refuses every training."""
+    return run(REPLIES["refuses"][0], step="sum")
 
 
-@pytest.mark.parametrize("name", REPLIES)
-def test_a_bad_reply_is_rejected_by_name_and_the_model_is_that_of_the_others(apps, run_config, without, name: str):
-    reply, said = REPLIES[name]
-    outcome = run(apps, run_config, reply)
-    assert len(outcome.rejections) == 7
-    assert {(r.party, r.round_number) for r in outcome.rejections} == {(PARTY, n) for n in range(7)}
-    assert outcome.rejections[0].reason.startswith(said)
+@pytest.fixture(scope="session")
+def honest(apps: Apps, run_config) -> Outcome:
+    """What the run gives in the open when all parties answer."""
+    return run_in_process(apps, run_config(*SHORT, step="sum"), nodes=4)
+
+
+@pytest.mark.parametrize(("step", "name"), CASES)
+def test_a_bad_reply_is_rejected_by_name_and_the_model_is_that_of_the_others(run, without, honest, step, name):
+    """Of all whose masked sums came, that is: who is lost later is in the sum."""
+    reply, said = (REPLIES | SIGNED)[name]
+    outcome = run(reply, step=step)
+    assert [(r.round_number, r.step, r.party) for r in outcome.rejections] == [(n, step, PARTY) for n in ROUNDS]
+    assert all(re.match(said.format(step=step), rejection.reason) for rejection in outcome.rejections), outcome
     assert not any(MARKER in rejection.reason for rejection in outcome.rejections)
-    assert same(outcome, without)
+    assert outcome.void_rounds == ()
+    assert same(outcome, honest if step in ("consent", "unmask") else without)
 
 
-def test_an_honest_run_has_no_rejections_and_another_model(apps, run_config, without):
-    outcome = run_in_process(apps, run_config(), nodes=4)
-    assert outcome.rejections == ()
-    assert not same(outcome, without)
-    assert outcome.messages == 4 * 8
-    assert {state.spending.update for state in outcome.states} == {3}
+def test_an_honest_run_has_no_rejections_and_another_model(run_config, apps, without, honest):
+    for step, messages in (("sum", 4 + 4 * 7), ("mask", 4 + 4 * 5 * 7)):
+        outcome = run_in_process(apps, run_config(step=step), nodes=4)
+        assert (outcome.rejections, outcome.void_rounds) == ((), ())
+        assert outcome.messages == messages
+        assert {state.spending.update for state in outcome.states} == {3}
+    assert not same(honest, without)
 
 
 def acceptance_of(**changed: object) -> Reply:
@@ -137,42 +161,65 @@ ACCEPTANCES: dict[str, tuple[Reply, str]] = {
     "raises": (raising, "the node's app failed (Flower error 1)"),
     "is empty": (lambda m, a: Message(RecordDict(), reply_to=m), "party: expected str, got NoneType"),
 }
+STRANGER = {"a stranger": (acceptance_of(party="eve"), "the party is not in the roster")}
 
 
-@pytest.mark.parametrize("name", ACCEPTANCES)
-def test_a_bad_acceptance_keeps_the_node_out_and_the_others_in(apps, run_config, without, name: str):
-    reply, said = ACCEPTANCES[name]
-    outcome = run(apps, run_config, reply, joining=True)
-    assert [(r.party, r.reason) for r in outcome.rejections] == [(f"node {NODE}", said)]
-    assert outcome.messages == 4 + 3 * 7
+@pytest.mark.parametrize(
+    ("step", "name"), [("sum", name) for name in ACCEPTANCES] + [("mask", name) for name in ACCEPTANCES | STRANGER]
+)
+def test_a_bad_acceptance_keeps_the_node_out_and_the_others_in(run, without, step: str, name: str):
+    reply, said = (ACCEPTANCES | STRANGER)[name]
+    outcome = run(reply, step=step, joining=True)
+    assert [(r.round_number, r.step, r.party, r.reason) for r in outcome.rejections] == [
+        (0, "join", f"node {NODE}", said)
+    ]
+    assert outcome.messages == 4 + 3 * 3 * (1 if step == "sum" else 5)
     assert same(outcome, without)
 
 
-@pytest.mark.parametrize("joining", [True, False])
-def test_a_silent_node_is_named(apps, run_config, without, monkeypatch: pytest.MonkeyPatch, joining: bool):
-    def deaf(grid, messages, *, timeout=None):
-        kind = "query" if joining else "train"
-        heard = [m for m in messages if m.metadata.dst_node_id != NODE or not m.metadata.message_type.startswith(kind)]
-        return grid.pull_messages(grid.push_messages(heard))
-
-    monkeypatch.setattr(inprocess.InProcessGrid, "send_and_receive", deaf)
-    outcome = run_in_process(apps, run_config(), nodes=4)
-    assert {r.reason for r in outcome.rejections} == {"no reply in time"}
-    assert {r.party for r in outcome.rejections} == {f"node {NODE}" if joining else PARTY}
+@pytest.mark.parametrize("step", ["sum", "mask"])
+def test_a_node_that_is_silent_at_the_start_is_named_and_out(silenced, run_config, without, step: str):
+    outcome = silenced(run_config(*SHORT, step=step), nodes={NODE}, step="join", rounds={None})
+    assert [(r.step, r.party, r.reason) for r in outcome.rejections] == [("join", f"node {NODE}", "no reply in time")]
     assert same(outcome, without)
 
 
-def test_too_few_survivors_stop_the_run_by_name(apps, run_config):
-    class Broken(Node):
-        def __call__(self, message: Message, context: Context) -> Message:
-            if context.node_id != NODE and message.metadata.message_type == "train.update":
-                raise RuntimeError(MARKER)
-            return apps.client(message, context)
+@pytest.mark.parametrize("step", STEPS)
+def test_a_silent_node_is_named(silenced, run_config, without, honest, step: str):
+    outcome = silenced(run_config(*SHORT, step=step), nodes={NODE}, step=step, rounds=ROUNDS)
+    assert [(r.round_number, r.step) for r in outcome.rejections] == [(n, step) for n in ROUNDS]
+    assert {(r.party, r.reason) for r in outcome.rejections} == {(PARTY, "no reply in time")}
+    assert same(outcome, honest if step in ("consent", "unmask") else without)
 
-    hostile = Apps(server=apps.server, client=Broken(apps.client, raising))
-    with pytest.raises(FederationStopped, match=r"round 1: 1 parties left, the contract needs 2 \(.*bank") as caught:
-        run_in_process(hostile, run_config(), nodes=4)
+
+@pytest.mark.parametrize("step", STEPS)
+def test_too_few_survivors_stop_the_run_by_name(apps, run_config, run_with, step: str):
+    def broken(message: Message, context: Context) -> Message:
+        if context.node_id != NODE and message.metadata.message_type == message_type(step):
+            raise RuntimeError(MARKER)
+        return apps.client(message, context)
+
+    said = rf"^round 2 is void, {step}: expected at least 3 parties, 1 are left, as were all of the last 3 \(bank: the "
+    with pytest.raises(FederationStopped, match=said) as caught:
+        run_with(run_config(step=step), broken)
+    assert all(party in str(caught.value) for party in ("bank", "insurer", "telecom"))
     assert MARKER not in str(caught.value)
+
+
+@pytest.mark.parametrize("step", ["sum", "mask"])
+def test_too_few_acceptances_stop_the_run_before_the_first_round(apps, run_config, run_with, step: str):
+    asked: set[str] = set()
+
+    def shy(message: Message, context: Context) -> Message:
+        asked.add(message.metadata.message_type)
+        if context.node_id in (2, 3):
+            return Message(refusal_to_records("not today"), reply_to=message)
+        return apps.client(message, context)
+
+    said = r"^2 parties joined, at least 3 are needed \(node 2: not today; node 3: not today\)$"
+    with pytest.raises(FederationStopped, match=said):
+        run_with(run_config(step=step), shy)
+    assert asked == {"query.join"}
 
 
 def test_nodes_that_never_come_stop_the_run(apps, run_config, monkeypatch: pytest.MonkeyPatch):
@@ -181,22 +228,99 @@ def test_nodes_that_never_come_stop_the_run(apps, run_config, monkeypatch: pytes
         run_in_process(apps, run_config(parties=5), nodes=4)
 
 
-@pytest.mark.parametrize("action", ["query.join", "train.centre", "train.update", "train.calibrate"])
-def test_an_unforeseen_error_at_a_party_names_its_type_and_nothing_else(apps, run_config, monkeypatch, action: str):
+def test_secure_aggregation_without_a_roster_stops_before_a_message(run_with, run_config):
+    asked: list[Message] = []
+
+    def never(message: Message, context: Context) -> Message:
+        asked.append(message)
+        return message
+
+    with pytest.raises(ConfigError, match=r"^roster: aggregation\.secagg is secure, which needs a roster$"):
+        run_with(run_config(roster=""), never)
+    with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
+        run_with(run_config(roster="/none.toml"), never)
+    with pytest.raises(PlanError, match=r"^federation\.minimum_survivors: the roster says 3, got 4$"):
+        run_with(run_config("federation.minimum_survivors=4"), never)
+    with pytest.raises(PlanError, match=r"^federation\.max_parties: the roster has 4 members, got 3$"):
+        run_with(run_config("federation.max_parties=3"), never)
+    assert asked == []
+
+
+def test_sums_in_the_open_need_no_roster_and_leave_one_unread(apps, run_config, honest):
+    outcome = run_in_process(apps, run_config(*SHORT, step="sum", roster=""), nodes=4)
+    assert same(outcome, honest)
+
+
+def test_a_party_with_another_roster_stays_out(apps, run_config, run_with, without, tmp_path: Path):
+    """Same names, other keys: no signature of theirs would be believed."""
+    other = rehearsal_roster(tmp_path, ("bank", "grocer", "insurer", "telecom"), minimum_survivors=3)
+
+    def answer(message: Message, context: Context) -> Message:
+        if context.node_id == NODE:
+            context.run_config["roster"] = str(other)
+        return apps.client(message, context)
+
+    outcome = run_with(run_config(*SHORT), answer)
+    (rejection,) = outcome.rejections
+    assert (rejection.step, rejection.party) == ("join", f"node {NODE}")
+    assert re.match(r"rosters differ: the coordinator holds [0-9a-f]{12}, this party [0-9a-f]{12}$", rejection.reason)
+    assert same(outcome, without)
+
+
+def test_a_member_of_the_roster_that_never_comes_costs_nothing(apps, run_config, honest, tmp_path: Path):
+    names = ("absent", "bank", "grocer", "insurer", "telecom")
+    roster = rehearsal_roster(tmp_path, names, minimum_survivors=4)
+    outcome = run_in_process(apps, run_config(*SHORT, "federation.minimum_survivors=4", roster=str(roster)), nodes=4)
+    assert (outcome.rejections, outcome.void_rounds) == ((), ())
+    assert same(outcome, honest)
+
+
+def request_for(step: str) -> RecordDict:
+    """Return records that are a request, or for ``join`` an invitation, as far as the codec can tell."""
+    fields = {"run": bytes(16), "terms_hash": "0", "roster_hash": "", "round_number": 0, "phase": "centre"}
+    fields |= {"step": step, "model_hash": bytes(32), "packet": b""}
+    arrays = ArrayRecord({name: Array(np.zeros(1)) for name in MODEL_ARRAYS})
+    return RecordDict({"fields": ConfigRecord(fields), "arrays": arrays})
+
+
+def node(run_config, **changed: object) -> Context:
+    config = {"partition-id": 0}
+    return Context(run_id=1, node_id=1, node_config=config, state=RecordDict(), run_config=run_config(**changed))
+
+
+def refused(apps: Apps, context: Context, *, step: str, action: str) -> str:
+    reply = apps.client(Message(request_for(step), dst_node_id=1, message_type=action), context)
+    assert list(reply.content) == ["refused"]
+    assert list(reply.content.config_records["refused"]) == ["reason"]
+    return str(reply.content.config_records["refused"]["reason"])
+
+
+@pytest.mark.parametrize("step", ["join", *STEPS])
+def test_an_unforeseen_error_at_a_party_names_its_type_and_nothing_else(apps, run_config, monkeypatch, step: str):
     def broken(_: Context) -> None:
         raise ValueError(f"could not convert string to float: {MARKER!r}")
 
     monkeypatch.setattr(client, "party_of", broken)
-    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config())
-    request = RecordDict(
-        {
-            "fields": ConfigRecord({"terms_hash": "0", "round_number": 0, "phase": "centre"}),
-            "arrays": ArrayRecord({name: Array(np.zeros(1)) for name in ("centre", "parameters", "calibration")}),
-        }
-    )
-    reply = apps.client(Message(request, dst_node_id=1, message_type=action), context)
-    assert dict(reply.content.config_records["refused"]) == {"reason": "failed: ValueError"}
-    assert list(reply.content) == ["refused"]
+    action = "query.join" if step == "join" else message_type(step)
+    assert refused(apps, node(run_config), step=step, action=action) == "failed: ValueError"
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_inside_another_kind_of_message_is_refused(apps, run_config, step: str):
+    for other in STEPS:
+        context = node(run_config, step=step)
+        said = refused(apps, context, step=step, action=message_type(other))
+        assert (said == f"the step {step} came as another kind of message") == (other != step)
+        assert (other == step) or not context.state
+
+
+@pytest.mark.parametrize(("terms", "step"), [*(("sum", step) for step in SECURE), ("mask", "sum")])
+def test_a_step_of_the_other_kind_of_sum_is_refused(apps, run_config, terms: str, step: str):
+    expected = ", ".join(IN_THE_OPEN if terms == "sum" else SECURE)
+    context = node(run_config, step=terms)
+    said = refused(apps, context, step=step, action=message_type(step))
+    assert said == f"step: expected one of {expected}, got {step!r}"
+    assert not context.state
 
 
 @pytest.mark.parametrize(
@@ -206,24 +330,35 @@ def test_an_unforeseen_error_at_a_party_names_its_type_and_nothing_else(apps, ru
         ({"partition-id": 4}, {}, "partition-id: expected 0 to 3, got 4"),
         ({"partition-id": -1}, {}, "partition-id: expected 0 to 3, got -1"),
         ({"partition-id": 0}, {"arm": "none"}, "arm: expected one of"),
-        ({"partition-id": 0}, {"arm": "local_only", "alone": "eve"}, "party: expected one of bank, grocer"),
+        (
+            {"partition-id": 0},
+            {"arm": "local_only", "alone": "eve", "roster": ""},
+            "party: expected one of bank, grocer",
+        ),
         ({"partition-id": 0}, {"config": "/none.toml"}, "/none.toml: cannot be read"),
-        ({"partition-id": 0}, {"changes": "privacy.epsilon=0"}, None),
+        ({"partition-id": 0}, {"changes": "privacy.epsilon=0"}, "privacy.epsilon"),
+        ({"partition-id": 0}, {"roster": "/none.toml"}, "/none.toml: cannot be read"),
+        ({"partition-id": 0}, {"arm": "pooled"}, "all rows in one place is not in this roster"),
+        (
+            {"partition-id": 0},
+            {"roster": ""},
+            "party bank: the terms ask for secure aggregation, but it has no identity",
+        ),
     ],
 )
 def test_a_node_says_what_is_wrong_with_its_configuration(apps, run_config, node, changed, said):
     context = Context(run_id=1, node_id=1, node_config=node, state=RecordDict(), run_config=run_config(**changed))
-    invitation = RecordDict({"fields": ConfigRecord({"terms_hash": "0"})})
-    reply = apps.client(Message(invitation, dst_node_id=1, message_type="query.join"), context)
-    reason = str(reply.content.config_records["refused"]["reason"])
-    assert said in reason if said else "privacy.epsilon" in reason
+    own = client.party_of(context).terms.hash if said.startswith("party bank") else "0"
+    fields = ConfigRecord({"run": bytes(16), "terms_hash": own, "roster_hash": ""})
+    reply = apps.client(Message(RecordDict({"fields": fields}), dst_node_id=1, message_type="query.join"), context)
+    assert said in str(reply.content.config_records["refused"]["reason"])
 
 
-def test_a_party_answers_nothing_but_its_four_actions(apps, run_config):
-    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config())
-    for action in ("train", "train.rows", "query", "evaluate"):
+def test_a_party_answers_nothing_but_its_seven_actions(apps, run_config):
+    others = ("train", "train.rows", "train.update", "train.unmask", "query", "query.sum", "query.mask", "evaluate")
+    for action in others:
         with pytest.raises(Exception, match=r"(?i)no .*function"):
-            apps.client(Message(RecordDict(), dst_node_id=1, message_type=action), context)
+            apps.client(Message(RecordDict(), dst_node_id=1, message_type=action), node(run_config))
 
 
 def project(folder: Path, components: str) -> Path:

@@ -1,4 +1,4 @@
-"""Flower's own simulation runtime gives the same model as the grid in this process, to the last bit.
+"""Flower's own simulation runtime gives the same masked model as the grid in this process, to the last bit.
 
 A SuperLink of our own is started for it, on free ports and in a home of its own. Whatever it starts inherits the name
 of that home in its environment: so all of it is found, and stopped by process id.
@@ -18,6 +18,8 @@ import httpx
 import pytest
 from safetensors.numpy import load_file
 
+from fedmarket.experiment.market import MarketKey, open_market
+from fedmarket.federation.seat import rehearsal_roster
 from fedmarket.flower.inprocess import load_apps, run_in_process
 
 pytestmark = [
@@ -81,17 +83,22 @@ def superlink(tmp_path: Path) -> Iterator[Superlink]:
 
 def test_flowers_own_runtime_gives_the_same_model_to_the_last_bit(superlink: Superlink, write_market, tmp_path: Path):
     config = write_market(tmp_path / "market")
+    names = open_market(MarketKey(config=config, changes=(), seed=0)).names
+    roster = rehearsal_roster(tmp_path / "roster", names, minimum_survivors=3)
     model = tmp_path / "model.safetensors"
     ran = superlink.flwr(
         "run", ".", "here", "--stream",
-        "--run-config", f'config="{config}" output="{model}" parties=4',
+        "--run-config", f'config="{config}" roster="{roster}" output="{model}" parties=4',
         "--federation-config", "num-supernodes=4 client-resources-num-cpus=1 init-args-num-cpus=2",
     )  # fmt: skip
     assert model.is_file(), f"{ran.stdout[-3000:]}\n{ran.stderr[-3000:]}\n{superlink.log.read_text()[-3000:]}"
     run_config = {
-        "config": str(config), "changes": "", "arm": "federated_dp", "seed": 0, "alone": "", "parties": 4, "output": "",
+        "config": str(config), "changes": "", "arm": "federated_dp", "seed": 0, "alone": "", "parties": 4,
+        "roster": str(roster), "output": "",
     }  # fmt: skip
-    here = run_in_process(load_apps(ROOT), run_config, nodes=4).model
+    outcome = run_in_process(load_apps(ROOT), run_config, nodes=4)
+    assert outcome.messages == 4 + 4 * 5 * 7
+    here = outcome.model
     there = load_file(model)
     assert set(there) == {"centre", "parameters", "calibration"}
     for name, array in there.items():

@@ -115,7 +115,15 @@ def example_results():
             for name in JOBS
         },
         "plan": _plan(),
-        "federation": {"rounds": 65, "messages": 1584, "bytes_up_per_party": 26_130, "rejections": []},
+        "federation": {
+            "secagg": "secure",
+            "rounds": 65,
+            "exchanges_per_round": 5,
+            "messages": 3912,
+            "bytes_up_per_party": 162_130,
+            "void_rounds": [],
+            "rejections": [],
+        },
         "not_protected": [
             "Exact row counts and response rates in this report, and every curve: they are statistics of test rows.",
             "That a company takes part, and when.",

@@ -98,7 +98,44 @@ def test_all_tables_show_the_numbers_of_the_results(results, page_as_is):
     for line in results["not_protected"] + results["assumptions"]:
         assert line in shown
     assert "data.source.partition.column job" in shown
-    assert "No message was rejected." in shown
+    assert "the server saw their sum, and no party's own. 65 rounds of 5 exchanges, 3,912 messages" in shown
+    assert "No round was void." in shown
+    assert "No party was lost and no message rejected." in shown
+
+
+def test_sums_in_the_open_are_called_so(results):
+    results["federation"].update(secagg="ideal", exchanges_per_round=1)
+    shown = Page(render(results)).words
+    assert "Updates were summed in the open. 65 rounds of 1 exchange, 3,912 messages" in shown
+    assert "masked" not in shown
+
+
+VOID_ROUND = {"seed": 3, "round": 7, "reason": "round 7 is void, share: expected at least 9 parties, 8 are left"}
+REJECTION = {"seed": 3, "round": 8, "step": "unmask", "party": "student", "reason": "no reply in time"}
+
+
+@pytest.mark.parametrize(("number", "said"), [(1, "1 round was void:"), (2, "2 rounds were void:")])
+def test_void_rounds_are_shown_with_seed_and_reason(results, number: int, said: str):
+    results["federation"]["void_rounds"] = [VOID_ROUND] * number
+    page = Page(render(results))
+    assert (page.problems, page.open) == ([], [])
+    assert said in page.words
+    assert page.words.count(f"3 7 {VOID_ROUND['reason']}") == number
+    assert "No round was void" not in page.words
+    assert "No party was lost and no message rejected." in page.words
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(1, "1 answer was missing or rejected:"), (2, "2 answers were missing or rejected:")]
+)
+def test_lost_answers_are_shown_with_seed_round_and_step(results, number: int, said: str):
+    results["federation"]["rejections"] = [REJECTION] * number
+    page = Page(render(results))
+    assert (page.problems, page.open) == ([], [])
+    assert said in page.words
+    assert page.words.count("student 3 8 unmask no reply in time") == number
+    assert "No party was lost" not in page.words
+    assert "No round was void." in page.words
 
 
 def test_drawings_keep_every_digit_of_their_labels(results, page_as_is):
@@ -136,7 +173,9 @@ def test_a_hostile_or_foreign_name_is_shown_as_text(results):
     results["parties"][0]["name"] = hostile
     results["parties"][1]["name"] = "招商银行"
     results["privacy"][hostile] = results["privacy"].pop("admin.")
-    results["federation"]["rejections"] = [{"round": 3, "party": hostile, "reason": "expected 3, got <i>4</i>"}]
+    rejection = {"seed": 0, "round": 3, "step": "<s>mask", "party": hostile, "reason": "expected 3, got <i>4</i>"}
+    void = {"seed": 0, "round": 4, "reason": f"<i>void</i> (may be caused by {hostile})"}
+    results["federation"].update(rejections=[rejection], void_rounds=[void])
     results["decomposition"][0]["words"] = "</svg><script>1</script>"
     results["arms"]["pooled"]["description"] = "<img src=x onerror=y>"
     results["arms"]["<b>新</b> $x$"] = results["arms"]["pooled"]
@@ -147,9 +186,11 @@ def test_a_hostile_or_foreign_name_is_shown_as_text(results):
     assert page.problems == []
     assert page.open == []
     assert "<script" not in html
-    assert page.words.count(hostile) == 3
+    assert page.words.count(hostile) == 4
+    assert "<i>void</i> (may be caused by" in page.words
+    assert "<s>mask" in page.words
     assert "招商银行" in page.words
-    assert "1 message was rejected:" in page.words
+    assert "1 answer was missing or rejected:" in page.words
 
 
 def test_seeded_noise_gets_a_banner(results, page_as_is):
@@ -193,6 +234,13 @@ def test_results_without_a_key_are_refused_in_one_line(results, tmp_path, key):
         write_report(results, tmp_path / "report.html")
     assert "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["secagg", "exchanges_per_round", "bytes_up_per_party", "void_rounds", "rejections"])
+def test_a_federation_without_a_key_is_refused_in_one_line(results, key):
+    del results["federation"][key]
+    with pytest.raises(DataError, match=key):
+        render(results)
 
 
 @pytest.mark.parametrize("document", [{}, {"format": "fedmarket-results/2"}, {"format": None}])

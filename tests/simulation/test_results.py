@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import Message
 
-from fedmarket.simulation.run import Simulation
+from fedmarket.flower import inprocess
+from fedmarket.simulation.run import Simulation, simulate
+
+TWO_SEEDS = ("seeds = [0]", "seeds = [0, 1]")
 
 ARMS = {
     "pooled_best", "pooled", "pooled_dp", "local_only", "local_only_dp",
@@ -25,6 +29,31 @@ PARTIES = ["bank", "grocer", "insurer", "telecom"]
 @pytest.fixture(scope="module")
 def results(tiny: Simulation) -> dict[str, Any]:
     return tiny.results
+
+
+@pytest.fixture(scope="module")
+def open_market_results(write_market, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The same experiment with sums in the open."""
+    path = write_market(tmp_path_factory.mktemp("open"), TWO_SEEDS)
+    return simulate(path, changes=("aggregation.secagg=ideal",)).results
+
+
+@pytest.fixture(scope="module")
+def silent_now_and_then(write_market, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulation]:
+    """The same experiment, with two answers lost in round 2 and one in round 4 of the masked run."""
+
+    def deaf(grid, messages, *, timeout=None):
+        return grid.pull_messages(grid.push_messages(message for message in messages if not lost(message)))
+
+    def lost(message: Message) -> bool:
+        number = message.content["fields"].get("round_number")
+        place = (message.metadata.message_type, number, message.metadata.dst_node_id)
+        return place in {("query.consent", 2, 2), ("query.consent", 2, 3), ("train.mask", 4, 1)}
+
+    path = write_market(tmp_path_factory.mktemp("silent"), TWO_SEEDS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inprocess.InProcessGrid, "send_and_receive", deaf)
+        yield simulate(path)
 
 
 def leaves(value: Any) -> Iterator[Any]:
@@ -119,9 +148,62 @@ def test_the_plan_and_the_federation_are_told(results):
     plan = results["plan"]
     assert (plan["unit"], plan["adjacency"], plan["generator"]) == ("row", "add-or-remove-one", "seeded-for-tests")
     assert [(m["name"], m["releases"]) for m in plan["mechanisms"]] == [("centre", 1), ("update", 3), ("calibrate", 3)]
-    federation = results["federation"]
-    assert (federation["rounds"], federation["messages"], federation["rejections"]) == (7, 32, [])
-    assert federation["bytes_up_per_party"] > 0
+    federation = dict(results["federation"])
+    assert federation.pop("bytes_up_per_party") > 7 * 5 * 100
+    assert federation == {
+        "secagg": "secure",
+        "rounds": 7,
+        "exchanges_per_round": 5,
+        "messages": 4 + 4 * 5 * 7,
+        "void_rounds": [],
+        "rejections": [],
+    }
+
+
+def test_lost_answers_and_void_rounds_are_told_by_seed(silent_now_and_then):
+    results = silent_now_and_then.results
+    reason = "round 2 is void, consent: expected at least 3 parties, 2 are left"
+    assert results["federation"]["void_rounds"] == [{"seed": seed, "round": 2, "reason": reason} for seed in (0, 1)]
+    lost = [(2, "consent", "grocer"), (2, "consent", "insurer"), (4, "mask", "bank")]
+    assert results["federation"]["rejections"] == [
+        {"seed": seed, "round": number, "step": step, "party": party, "reason": "no reply in time"}
+        for seed in (0, 1)
+        for number, step, party in lost
+    ]
+    assert results["federation"]["messages"] == 4 + 4 * 5 * 7 - 2 - 4 - 1 - 2
+    page = (silent_now_and_then.folder / "report.html").read_text(encoding="utf-8")
+    assert "2 rounds were void" in page
+    assert "6 answers were missing or rejected" in page
+
+
+def test_what_a_void_round_cost_is_in_the_epsilon_and_what_was_not_asked_is_not(results, silent_now_and_then):
+    other = silent_now_and_then.results["privacy"]
+    assert other["bank"]["epsilon"] < results["privacy"]["bank"]["epsilon"]
+    for name in ("grocer", "insurer", "telecom"):
+        assert other[name]["epsilon"] == results["privacy"][name]["epsilon"]
+
+
+def test_what_is_assumed_and_not_protected_depends_on_who_sees_the_updates(results, open_market_results):
+    masked, summed = (
+        {key: " ".join(document[key]) for key in ("assumptions", "not_protected")}
+        for document in (results, open_market_results)
+    )
+    assert "The server colludes with fewer than a third of the parties" in masked["assumptions"]
+    assert "one machine held every party's key" in masked["assumptions"]
+    assert "from a server together with a third of the parties or more" in masked["not_protected"]
+    assert "in the open" not in masked["assumptions"] + masked["not_protected"]
+    assert "Sums are made in the open, without masks" in summed["assumptions"]
+    assert "Each party's noisy update from the server" in summed["not_protected"]
+    assert "collude" not in summed["assumptions"] + summed["not_protected"]
+
+
+def test_masks_change_no_number_of_the_results(results, open_market_results):
+    for key in ("arms", "loss", "decomposition", "calibration", "curves", "parties", "privacy", "plan", "data"):
+        assert open_market_results[key] == results[key], key
+    federation = open_market_results["federation"]
+    assert (federation["secagg"], federation["rounds"], federation["exchanges_per_round"]) == ("ideal", 7, 1)
+    assert federation["messages"] == 4 + 4 * 7
+    assert 0 < federation["bytes_up_per_party"] < results["federation"]["bytes_up_per_party"]
 
 
 def test_seconds_are_told_for_every_arm_that_was_trained(results):
