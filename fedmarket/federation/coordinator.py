@@ -103,8 +103,10 @@ class Coordinator:
         """Return what goes to each party still in the round, for the step that is due; opens a round where none is.
 
         Raises:
-            FederationStopped: if too few parties joined.
+            FederationStopped: if too few parties joined, or the run is over.
         """
+        if self.finished:
+            raise FederationStopped("the run is over")
         opened = self._sum or self._opened()
         model = self.model
         template = Request(

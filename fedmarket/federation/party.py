@@ -115,6 +115,8 @@ class Party:
                 f"party {self.name}: declares {self.declared_rows} rows, "
                 f"expected at most federation.max_party_rows = {most}"
             )
+        if self.seat is not None and self.seat.name != self.name:
+            raise ConfigError(f"party {self.name}: the roster knows its key as {self.seat.name}")
         rate = self.terms.plan.mechanism("update").sample_rate
         if rate * self.declared_rows < 1:
             raise PlanError(
@@ -181,16 +183,20 @@ class Party:
         context = self.terms.context_of(
             request.round_number, run=state.run, model_hash=state.model_hash, roster=seat.roster
         )
-        state = replace(state, secagg=b"")
-        keep(state)  # a second answer to the same step, or one after a failure, would find nothing
+        held = replace(state, secagg=b"")
+        keep(held)  # a second answer to the same step, or one after a failure, would find nothing
         if request.step == "advertise":
             memory, content = seat.enter(context)
         else:
-            resumed, words = seat.resume(context, request.step, memory), None
-            if request.step == "mask":
-                state, words = self._paid_words(state, request, keep)
-            memory, content = seat.follow(resumed, request.step, packet=request.packet, words=words)
-        keep(replace(state, secagg=memory))
+            resumed = seat.resume(context, request.step, memory)
+
+            def paid() -> WordArray:
+                nonlocal held
+                held, words = self._paid_words(held, request, keep)
+                return words
+
+            memory, content = seat.follow(resumed, request.step, packet=request.packet, words=paid)
+        keep(replace(held, secagg=memory))
         return content
 
     def _paid_words(self, state: PartyState, request: Request, keep: Keep) -> tuple[PartyState, WordArray]:

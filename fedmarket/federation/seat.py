@@ -4,7 +4,7 @@ Seats are set once, before a run: the roster is agreed out of band, and no messa
 makes them for a simulation, where one machine plays all parties.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +37,12 @@ class Seat:
         if self.roster.index_of_key(self.identity.public_key) is None:
             raise ConfigError("this party's identity is not in its roster")
 
+    @property
+    def name(self) -> str:
+        """The party's name in the roster."""
+        place = self.roster.index_of_key(self.identity.public_key)
+        return self.roster.names[place or 0]
+
     def enter(self, context: RoundContext) -> tuple[bytes, bytes]:
         """Return what to remember of a round just entered, secrets in clear, and the advertisement of its keys."""
         state, message = protocol.advertise(context, self.identity)
@@ -56,7 +62,7 @@ class Seat:
         return state
 
     def follow(
-        self, state: PartyState, step: Step, *, packet: bytes, words: WordArray | None = None
+        self, state: PartyState, step: Step, *, packet: bytes, words: Callable[[], WordArray]
     ) -> tuple[bytes, bytes]:
         """Return what to remember after ``step``, nothing after the last one, and the answer to it.
 
@@ -64,7 +70,8 @@ class Seat:
             state: from :meth:`resume`, for this step.
             step: any but ``advertise``.
             packet: what the server sent.
-            words: (length,) the residues to be masked, in the step ``mask``.
+            words: computes the residues (length,) to be masked; called in the step ``mask``, after the packet has been
+                found good.
 
         Raises:
             BadMessage: if the packet is malformed or forged.
@@ -73,7 +80,7 @@ class Seat:
         match step:
             case "share":
                 state, message = protocol.share(state, packet)
-            case "mask" if words is not None:
+            case "mask":
                 state, message = protocol.mask(state, packet, words)
             case "consent":
                 state, message = protocol.consent(state, packet)

@@ -97,13 +97,14 @@ def share(state: PartyState, incoming: bytes, *, _random: Random = os.urandom) -
         return state.moved("share", secrets, adverts=bytes(incoming)), message
 
 
-def mask(state: PartyState, incoming: bytes, words: AnyArray) -> Answer:
+def mask(state: PartyState, incoming: bytes, words: AnyArray | Callable[[], AnyArray]) -> Answer:
     """Return the state after step 3 and the masked vector.
 
     Args:
         state: after :func:`share`.
         incoming: for each other party that shared, in roster order, its place (2 bytes) and the text sealed for us.
-        words: (length,) residues of the context's width; they are left as they are.
+        words: (length,) residues of the context's width, or what computes them once all shares have opened; they are
+            left as they are.
 
     Raises:
         BadMessage: if ``words`` or ``incoming`` are malformed or a text does not open.
@@ -111,7 +112,6 @@ def mask(state: PartyState, incoming: bytes, words: AnyArray) -> Answer:
     """
     context, own = state.context, state.own
     with state.spending(after="share") as secrets:
-        need_words(words, length=context.length, modulus_bits=context.modulus_bits)
         agreement = state.agreement()
         texts = _sealed_texts(state, agreement, incoming)
         sharers = tuple(sorted((own, *texts)))
@@ -120,7 +120,9 @@ def mask(state: PartyState, incoming: bytes, words: AnyArray) -> Answer:
             _keep(
                 secrets, peer, _opened_shares(context, agreement, bytes(secrets.channel), own=own, peer=peer, text=text)
             )
-        masked = words.copy()
+        found = words() if callable(words) else words
+        need_words(found, length=context.length, modulus_bits=context.modulus_bits)
+        masked = found.copy()
         pairs = [
             (pair_mask_key(context, agreement, bytes(secrets.mask), own=own, peer=peer), pair_sign(own, peer))
             for peer in texts
