@@ -101,15 +101,34 @@ class Schedule(_Section):
     the best use of privacy; more local steps are for slow links. ``weight_decay`` shrinks parameters at the server,
     which filters noise out of directions that few customers speak for. The released model is the mean of the iterates
     after the first ``average_after`` share of the rounds (Polyak and Juditsky 1992).
+
+    ``scaled`` says whether columns and rows are scaled (:class:`ScalingSection`). Where there is noise and
+    ``noise_walk`` is not 0, the step is at most so long that noise alone moves a parameter, over all rounds, by about
+    ``noise_walk`` (standard deviation); ``learning_rate`` stays the upper limit.
     """
 
     rounds: Count
     local_steps: Count
     local_learning_rate: Positive
     learning_rate: Positive
+    noise_walk: Annotated[Number, Field(ge=0)]
+    scaled: bool
     momentum: Annotated[Number, Field(ge=0, lt=1)]
     weight_decay: Annotated[Number, Field(ge=0, lt=1)]
     average_after: Annotated[Number, Field(ge=0, lt=1)]
+
+
+class ScalingSection(_Section):
+    """How columns and rows are scaled before training, by public numbers and the private centre alone.
+
+    A place of the encoded row that holds a share c of the customers is multiplied by its column's contract weight times
+    (c + 0.01) ** -``exponent``: rare words are heard better. All are brought to a typical row norm of ``row_norm``,
+    and each row's loss is weighted by ``row_norm`` over its own norm, so that all gradients are bounded by
+    ``row_norm`` before anything is clipped.
+    """
+
+    exponent: Annotated[Number, Field(ge=0, le=1)]
+    row_norm: Annotated[Number, Field(gt=1)]
 
 
 class PrivacySection(_Section):
@@ -189,6 +208,7 @@ class ExperimentConfig(_Section):
     workers: Count
     data: DataSection
     model: Annotated[LogisticModel | MlpModel, Field(discriminator="kind")]
+    scaling: ScalingSection
     training: Schedule
     alone_training: Schedule
     baseline_training: Schedule

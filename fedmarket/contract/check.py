@@ -153,13 +153,6 @@ def _privacy_rules(table: pl.DataFrame, contract: Contract) -> Iterator[str]:
     customers = words(table[name])
     if count := customers.null_count():
         yield f"customer column {name!r}: {count} rows without a customer"
-    if count := _repeated(customers):
-        yield f"customer column {name!r}: {count} customers have more than one row"
-
-
-def _repeated(customers: pl.Series) -> int:
-    counts = customers.drop_nulls().value_counts(name="rows")
-    return counts.filter(pl.col("rows") > 1).height
 
 
 def _profile(cells: pl.Series, column: Column) -> ColumnProfile:

@@ -26,6 +26,10 @@ class Slots:
 class Layout:
     """The encoded row: its slots in order, its width and a bound on its Euclidean norm.
 
+    Attributes:
+        one_hot: for each place, whether it is 0 or 1, and not a scaled number.
+        weights: for each place, the contract's weight of its column.
+
     Guarantees:
         Every row that :func:`fedmarket.data.encode.encode` makes under this layout has norm at most ``norm_bound``.
     """
@@ -34,21 +38,34 @@ class Layout:
     width: int
     norm_bound: float
     names: tuple[str, ...]
+    one_hot: tuple[bool, ...]
+    weights: tuple[float, ...]
 
 
 def layout_of(contract: Contract, *, binning: bool) -> Layout:
     """Return the layout of ``contract``; with ``binning``, numeric columns with edges get one-hot bins too."""
     slots: list[Slots] = []
     names: list[str] = []
+    one_hot: list[bool] = []
+    weights: list[float] = []
     squared_norm = 0.0
     for column in contract.columns:
         binned = binning and isinstance(column, NumericColumn) and bool(column.edges)
         new = _names(column, binned=binned)
         slots.append(Slots(column=column, start=len(names), stop=len(names) + len(new), binned=binned))
         names += new
+        one_hot += [isinstance(column, CategoryColumn) or place > 0 for place in range(len(new))]
+        weights += [column.weight] * len(new)
         # Scaled value and bin may both be 1 in size; "missing" excludes them. A category fills one place.
         squared_norm += 2.0 if binned else 1.0
-    return Layout(slots=tuple(slots), width=len(names), norm_bound=math.sqrt(squared_norm), names=tuple(names))
+    return Layout(
+        slots=tuple(slots),
+        width=len(names),
+        norm_bound=math.sqrt(squared_norm),
+        names=tuple(names),
+        one_hot=tuple(one_hot),
+        weights=tuple(weights),
+    )
 
 
 def _names(column: Column, *, binned: bool) -> list[str]:

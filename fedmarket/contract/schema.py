@@ -22,13 +22,15 @@ class _Document(BaseModel):
 
 Number = float  # strict mode takes whole numbers too, but neither texts nor truth values
 Name = Annotated[str, Field(min_length=1)]
+Weight = Annotated[Number, Field(gt=0, le=10)]
 
 
 class NumericColumn(_Document):
     """A numeric column with public bounds.
 
     ``missing_codes`` are values that stand for "missing" in the parties' tables (``999`` days since a contact that
-    never was); ``edges`` are public inner bin edges, used by models with binning.
+    never was); ``edges`` are public inner bin edges, used by models with binning. ``weight`` says how much the column
+    is expected to matter, from public knowledge: under privacy, noise is spent where it is large.
     """
 
     name: Name
@@ -38,6 +40,7 @@ class NumericColumn(_Document):
     edges: Annotated[tuple[Number, ...], Field(strict=False)] = ()
     missing_codes: Annotated[tuple[Number, ...], Field(strict=False)] = ()
     required: bool = False
+    weight: Weight = 1.0
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -54,7 +57,7 @@ class CategoryColumn(_Document):
     """A column of categories with a public vocabulary.
 
     Values outside of it are encoded as "other" unless the column is ``closed``; missing ones have their own place
-    unless the column is ``required``.
+    unless the column is ``required``. ``weight`` is that of :class:`NumericColumn`.
     """
 
     name: Name
@@ -62,6 +65,7 @@ class CategoryColumn(_Document):
     vocabulary: Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
     closed: bool = False
     required: bool = False
+    weight: Weight = 1.0
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -90,8 +94,8 @@ class Label(_Document):
 class PrivacyTerms(_Document):
     """What is protected, from whom it is told apart, and how surely. None of these has a default.
 
-    ``unit`` is ``"row"`` (each row is one customer) or ``"column:NAME"`` (that column identifies the customer, and
-    no customer may have two rows). ``adjacency`` is the neighbouring relation of the guarantee.
+    ``unit`` is ``"row"`` (each row is one customer) or ``"column:NAME"`` (that column identifies the customer, whose
+    rows are bounded together, however many there are). ``adjacency`` is the neighbouring relation of the guarantee.
     """
 
     unit: Annotated[str, Field(pattern=r"^(row|column:.+)$")]

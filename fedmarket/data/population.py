@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from fedmarket.config import DataSection, OwnFile, SyntheticMarket
+from fedmarket.contract.cells import words
 from fedmarket.contract.check import check_table
 from fedmarket.contract.schema import Contract
 from fedmarket.data.encode import labels_of
@@ -36,6 +37,7 @@ class Population:
         source: what to call the data in a report.
         truth: the true response probabilities, shape (n,), where they are known.
         party: the company of each row, shape (n,), where the source comes with its parties.
+        customers: a number for each row's customer, shape (n,), where a column identifies them.
     """
 
     table: pl.DataFrame
@@ -43,6 +45,7 @@ class Population:
     source: str
     truth: npt.NDArray[np.float64] | None
     party: npt.NDArray[np.str_] | None
+    customers: Indices | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +80,7 @@ def load_population(data: DataSection, contract: Contract) -> Population:
         source=rows.source,
         truth=rows.truth,
         party=rows.party,
+        customers=_customers(rows.table, contract),
     )
 
 
@@ -98,7 +102,7 @@ def deal(population: Population, data: DataSection, *, seed: int) -> Deal:
     train: dict[str, Indices] = {}
     test: dict[str, Indices] = {}
     for name, rows in _hands(population, data, rng).items():
-        train[name], test[name] = _split(rows, data.test_share, rng)
+        train[name], test[name] = _split(rows, population.customers, data.test_share, rng)
         _check_training(name, population.labels[train[name]])
     return Deal(train=train, test=test)
 
@@ -124,11 +128,32 @@ def _hands(population: Population, data: DataSection, rng: np.random.Generator) 
     return partition(population.table, population.labels, data.source.partition, rng)
 
 
-def _split(rows: Indices, test_share: float, rng: np.random.Generator) -> tuple[Indices, Indices]:
-    """Training and test rows, each ascending and, where there are two rows, neither empty."""
-    kept = min(max(round(rows.size * test_share), 1), max(rows.size - 1, 1))
-    shuffled = rng.permutation(rows)
-    return np.sort(shuffled[kept:]), np.sort(shuffled[:kept])
+def _split(
+    rows: Indices, customers: Indices | None, test_share: float, rng: np.random.Generator
+) -> tuple[Indices, Indices]:
+    """Training and test rows; where there are two customers, neither empty.
+
+    Each is ascending or, where customers have several rows, sorted by customer; none has rows in both.
+    """
+    if customers is None:
+        kept = _kept(rows.size, test_share)
+        shuffled = rng.permutation(rows)
+        return np.sort(shuffled[kept:]), np.sort(shuffled[:kept])
+    rows = rows[np.argsort(customers[rows], kind="stable")]
+    everyone = np.unique(customers[rows])
+    held_out = np.isin(customers[rows], rng.permutation(everyone)[: _kept(everyone.size, test_share)])
+    return rows[~held_out], rows[held_out]
+
+
+def _kept(count: int, test_share: float) -> int:
+    return min(max(round(count * test_share), 1), max(count - 1, 1))
+
+
+def _customers(table: pl.DataFrame, contract: Contract) -> Indices | None:
+    column = contract.privacy.customer_column
+    if column is None:
+        return None
+    return words(table[column]).rank("dense").to_numpy().astype(np.int64)
 
 
 def _check_training(party: str, labels: npt.NDArray[np.float32]) -> None:

@@ -8,6 +8,7 @@ of code. Terms come from contract and configuration alone, and never from rows.
 from dataclasses import dataclass
 from typing import Literal
 
+from fedmarket.aggregation.scaling import Scaling
 from fedmarket.config import ExperimentConfig, Schedule
 from fedmarket.contract.layout import Layout, layout_of
 from fedmarket.contract.schema import Contract
@@ -159,6 +160,12 @@ def terms_of(arm: Arm, config: ExperimentConfig, contract: Contract, *, seed: in
         parameters=parameters,
         initial_seed=seed,
         schedule=schedule,
+        scaling=Scaling(
+            row_norm=config.scaling.row_norm,
+            exponent=config.scaling.exponent,
+            one_hot=layout.one_hot,
+            weights=layout.weights,
+        ),
         plan=plan,
         modulus_bits=modulus_bits,
         secagg=config.aggregation.secagg if arm.noisy and arm.holders == "parties" else "ideal",

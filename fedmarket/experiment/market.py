@@ -74,14 +74,26 @@ class Market:
             terms=terms_of(arm, self.config, self.contract, seed=self.seed),
             rows=self._rows(self.deal.train, members),
             held_out=self._rows(self.deal.test, members),
-            declared_rows=sum(declared_rows(len(self.deal.train[member])) for member in members),
+            declared_rows=sum(declared_rows(self.customers_in(self.deal.train[member])) for member in members),
             seat=seat,
             test_seed=self.seed,
         )
 
     def _rows(self, dealt: dict[str, RowNumbers], members: tuple[str, ...]) -> Rows:
         numbers = np.concatenate([dealt[member] for member in members])
-        return Rows(features=self.features[numbers], labels=self.population.labels[numbers])
+        customers = self.population.customers
+        if customers is None:
+            return Rows(features=self.features[numbers], labels=self.population.labels[numbers])
+        # Pooled rows come from several parties: a customer of two of them is one customer here.
+        numbers = numbers[np.argsort(customers[numbers], kind="stable")]
+        return Rows(
+            features=self.features[numbers], labels=self.population.labels[numbers], customers=customers[numbers]
+        )
+
+    def customers_in(self, rows: RowNumbers) -> int:
+        """Return how many customers ``rows`` belong to."""
+        customers = self.population.customers
+        return len(rows) if customers is None else len(np.unique(customers[rows]))
 
     def check(self, arm: Arm) -> None:
         """Find now what would keep a party out of ``arm``: during a run it would be rejected and the others go on.

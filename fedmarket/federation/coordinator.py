@@ -59,6 +59,7 @@ class Coordinator:
     _place: int = 0
     _sum: RoundSum | None = None
     _centre: FloatArray = field(init=False, repr=False)
+    _scale: FloatArray = field(init=False, repr=False)
     _optimizer: ServerOptimizer = field(init=False, repr=False)
     _calibration: FloatArray = field(default_factory=UNCALIBRATED.copy, repr=False)
 
@@ -72,6 +73,7 @@ class Coordinator:
             self.terms.need_fitting(self.roster)
         start = initial_vector(self.terms.model, self.terms.width, seed=self.terms.initial_seed)
         self._centre = np.zeros(self.terms.width)
+        self._scale = np.ones(self.terms.width)
         self._optimizer = ServerOptimizer.starting_at(start)
 
     def invitation(self) -> Invitation:
@@ -184,7 +186,7 @@ class Coordinator:
         """The model as it stands: the current iterate while training, the average afterwards."""
         training = self._round <= self.terms.schedule.rounds
         parameters = self._optimizer.parameters if training else self._optimizer.released
-        return ModelState(centre=self._centre, parameters=parameters, calibration=self._calibration)
+        return ModelState(centre=self._centre, scale=self._scale, parameters=parameters, calibration=self._calibration)
 
     def _opened(self) -> RoundSum:
         """Open the next round; the parties of the run are known by now."""
@@ -214,16 +216,20 @@ class Coordinator:
         total = self.terms.grid_of(phase).decode(words)
         rows = sum(self._declared[party] for party in survivors)
         if phase == "centre":
-            self._centre = total / rows
-        elif phase == "update":
-            self._step(total / (self.terms.plan.mechanism("update").sample_rate * rows))
+            self._centre = self.terms.scaling.projected(total / rows)
+            if self.terms.schedule.scaled:
+                self._scale = self.terms.scaling.of(self._centre)
+            return
+        mechanism = self.terms.plan.mechanism(phase)
+        noise_std = mechanism.noise_std * math.sqrt(len(survivors))
+        if phase == "update":
+            drawn = mechanism.sample_rate * rows
+            self._step(total / drawn, noise_std=noise_std / drawn)
+        elif phase == "calibrate":
+            self._calibration = newton_step(self._calibration, total, noise_std=noise_std)
         else:
-            noise_std = self.terms.plan.mechanism(phase).noise_std * math.sqrt(len(survivors))
-            if phase == "calibrate":
-                self._calibration = newton_step(self._calibration, total, noise_std=noise_std)
-            else:
-                typical = float(self._calibration[0])
-                self.score_counts = ScoreCounts(counts=total.reshape(2, -1), typical=typical, noise_std=noise_std)
+            typical = float(self._calibration[0])
+            self.score_counts = ScoreCounts(counts=total.reshape(2, -1), typical=typical, noise_std=noise_std)
 
     def _note_void(self, reason: str, suspects: tuple[str, ...]) -> None:
         hint = f" (may be caused by {', '.join(suspects)})" if suspects else ""
@@ -237,11 +243,16 @@ class Coordinator:
         causes = "; ".join(f"{r.party}: {r.reason}" for r in self.rejections[-3:])
         return f" ({causes})" if causes else ""
 
-    def _step(self, gradient: FloatArray) -> None:
+    def _step(self, gradient: FloatArray, *, noise_std: float) -> None:
         schedule = self.terms.schedule
+        learning_rate = schedule.learning_rate
+        if schedule.noise_walk and noise_std:
+            # Momentum turns one step's noise into 1 / (1 - momentum) of it; over all rounds it is a random walk.
+            walked = noise_std * math.sqrt(schedule.rounds) / (1.0 - schedule.momentum)
+            learning_rate = min(learning_rate, schedule.noise_walk / walked)
         self._optimizer = self._optimizer.step(
             gradient + schedule.weight_decay * self._optimizer.parameters,
-            learning_rate=schedule.learning_rate,
+            learning_rate=learning_rate,
             momentum=schedule.momentum,
             average=self._round > schedule.average_after * schedule.rounds,
         )

@@ -18,16 +18,17 @@ import torch
 
 from fedmarket.aggregation.fixedpoint import words_to_bytes
 from fedmarket.aggregation.secagg.context import RUN_SIZE
-from fedmarket.arrays import AnyArray, FeatureArray, FloatArray, WordArray
+from fedmarket.arrays import AnyArray, FeatureArray, FloatArray, RowNumbers, WordArray
 from fedmarket.errors import BadMessage, ConfigError, DataError, PlanError, Refusal
 from fedmarket.federation.messages import Acceptance, Invitation, Request, Update
 from fedmarket.federation.seat import Seat
 from fedmarket.federation.terms import Terms
 from fedmarket.models.propensity import network_of
-from fedmarket.models.released import ModelState, centred
+from fedmarket.models.released import ModelState, seen
 from fedmarket.privacy.budget import Spending
 from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.noise import Stream
+from fedmarket.training.gradients import Batch
 from fedmarket.training.sums import calibration_sum, feature_sum, score_counts, update_sum
 
 
@@ -55,10 +56,25 @@ Keep = Callable[[PartyState], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Encoded rows (n, width) and their labels (n,), 0 or 1; never shown."""
+    """Encoded rows, never shown.
+
+    Attributes:
+        features: (n, width).
+        labels: (n,), 0 or 1.
+        customers: (n,) whose row each is, where a customer may have several; rising, so that they stand together.
+    """
 
     features: FeatureArray = field(repr=False)
     labels: FeatureArray = field(repr=False)
+    customers: RowNumbers | None = field(default=None, repr=False)
+
+    @property
+    def shares(self) -> FloatArray | None:
+        """One over the number of rows of each row's customer, (n,); None where each customer has one."""
+        if self.customers is None:
+            return None
+        _, place, count = np.unique(self.customers, return_inverse=True, return_counts=True)
+        return np.asarray(1.0 / count[place])
 
     def need_usable(self, *, party: str, width: int, norm_bound: float, most: int) -> None:
         """Refuse rows that would break a sensitivity or the integer range.
@@ -76,6 +92,10 @@ class Rows:
             raise DataError(f"party {party}: {count} encoded rows are not finite or beyond the norm bound")
         if len(self.labels) > most:  # the integer range holds the sum of so many rows and no more
             raise DataError(f"party {party}: has more rows than federation.max_party_rows = {most}")
+        if self.customers is not None and (
+            self.customers.shape != self.labels.shape or np.any(np.diff(self.customers) < 0)
+        ):
+            raise DataError(f"party {party}: expected the rows of each customer to stand together")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,7 +122,7 @@ class Party:
     declared_rows: int
     seat: Seat | None = field(default=None, repr=False)
     test_seed: int = 0
-    _centred: tuple[FloatArray, torch.Tensor] | None = field(default=None, repr=False)
+    _seen: tuple[bytes, Batch] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse rows that would break the guarantee, and sizes that the terms do not allow."""
@@ -223,6 +243,7 @@ class Party:
         if model is None:
             raise BadMessage("model: expected one in this step, got none")
         _check_vector("centre", model.centre, self.terms.width)
+        _check_vector("scale", model.scale, self.terms.width)
         _check_vector("parameters", model.parameters, self.terms.parameters)
         _check_vector("calibration", model.calibration, 3)
         if model.hash != announced:
@@ -238,14 +259,13 @@ class Party:
         phase = self.terms.phase_of(round_number)
         noise: NoiseOf = {"mechanism": self.terms.plan.mechanism(phase), "stream": self._stream(round_number)}
         if phase == "centre":
-            return feature_sum(self.rows.features, **noise)
+            return feature_sum(self.rows.features, shares=self.rows.shares, **noise)
         network = network_of(self.terms.model, self.terms.width)
         if phase == "update":
             return update_sum(
                 network,
                 model.parameters,
-                self._features_around(model),
-                torch.from_numpy(self.rows.labels),
+                self._batch(model),
                 steps=self.terms.schedule.local_steps,
                 learning_rate=self.terms.schedule.local_learning_rate,
                 declared_rows=self.declared_rows,
@@ -253,20 +273,35 @@ class Party:
             )
         scored = (network, model.parameters, model.calibration)
         if phase == "calibrate":
-            return calibration_sum(*scored, self._features_around(model), self.rows.labels, **noise)
-        held_out = centred(self.held_out.features, model.centre)
-        return score_counts(*scored, held_out, self.held_out.labels, **noise)
+            rows, features = self.rows, self._batch(model).features
+            return calibration_sum(*scored, features, rows.labels, shares=rows.shares, **noise)
+        held_out = self.held_out
+        return score_counts(*scored, seen(held_out.features, model), held_out.labels, shares=held_out.shares, **noise)
 
     def _stream(self, round_number: int) -> Stream:
         if self.terms.plan.generator == "seeded-for-tests":
             return Stream.seeded(self.test_seed, self.name, str(round_number))
         return Stream.secret()
 
-    def _features_around(self, model: ModelState) -> torch.Tensor:
-        """Return the rows minus the model's centre; the centre is the same in all rounds but the first."""
-        if self._centred is None or not np.array_equal(self._centred[0], model.centre):
-            self._centred = (model.centre, centred(self.rows.features, model.centre))
-        return self._centred[1]
+    def _batch(self, model: ModelState) -> Batch:
+        """Return the training rows as the network sees them; that is the same in all rounds but the first."""
+        key = model.centre.tobytes() + model.scale.tobytes()
+        if self._seen is None or self._seen[0] != key:
+            self._seen = (key, self._batch_at(model))
+        return self._seen[1]
+
+    def _batch_at(self, model: ModelState) -> Batch:
+        features, weights = seen(self.rows.features, model), None
+        if self.terms.schedule.scaled:
+            norms = (torch.linalg.vector_norm(features.double(), dim=1) ** 2 + 1.0).sqrt()
+            weights = (self.terms.scaling.row_norm / norms).float()
+        customers = self.rows.customers
+        return Batch(
+            features=features,
+            labels=torch.from_numpy(self.rows.labels),
+            weights=weights,
+            customers=None if customers is None else torch.from_numpy(customers),
+        )
 
 
 class NoiseOf(TypedDict):

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from fedmarket.aggregation.fixedpoint import FixedPoint
+from fedmarket.aggregation.scaling import Scaling
 from fedmarket.aggregation.secagg.context import RoundContext
 from fedmarket.aggregation.secagg.roster import Roster
 from fedmarket.aggregation.steps import IN_THE_OPEN, SECURE, Step
@@ -45,6 +46,7 @@ class Terms:
     parameters: int
     initial_seed: int
     schedule: Schedule
+    scaling: Scaling
     plan: PrivacyPlan
     modulus_bits: Literal[32, 64]
     secagg: Literal["secure", "ideal"]

@@ -25,7 +25,7 @@ ARRAYS = "arrays"
 REFUSED = "refused"
 PHASES = get_args(Phase)
 STEPS = get_args(Step)
-MODEL_ARRAYS = ("centre", "parameters", "calibration")
+MODEL_ARRAYS = ("centre", "scale", "parameters", "calibration")
 
 
 def message_type(step: Step) -> str:

@@ -32,19 +32,21 @@ class ModelState:
 
     Attributes:
         centre: (width,) subtracted from an encoded row before the network sees it.
+        scale: (width,) by which what is left is multiplied.
         parameters: (p,) the network's flat vector.
         calibration: (3,) ``intercept, slope, pivot`` of :func:`recalibrated`.
     """
 
     centre: FloatArray
+    scale: FloatArray
     parameters: FloatArray
     calibration: FloatArray
 
     @property
     def hash(self) -> bytes:
-        """SHA-256 of the three vectors, each as its length (8 bytes, big-endian) and its little-endian float64."""
+        """SHA-256 of the four vectors, each as its length (8 bytes, big-endian) and its little-endian float64."""
         digest = hashlib.sha256()
-        for vector in (self.centre, self.parameters, self.calibration):
+        for vector in (self.centre, self.scale, self.parameters, self.calibration):
             digest.update(len(vector).to_bytes(8, "big") + vector.astype("<f8").tobytes())
         return digest.digest()
 
@@ -57,9 +59,11 @@ REACH = 8.0
 """Recalibration follows the raw logit up to about this distance from the pivot, and flattens beyond."""
 
 
-def centred(features: FeatureArray, centre: FloatArray) -> torch.Tensor:
-    """Return ``features - centre`` (n, width) as a float32 tensor."""
-    return torch.from_numpy(features - centre.astype(np.float32))
+def seen(features: FeatureArray, state: ModelState) -> torch.Tensor:
+    """Return the rows as the network sees them, ``(features - centre) * scale``, (n, width) float32."""
+    rows = features - state.centre.astype(np.float32)
+    rows *= state.scale.astype(np.float32)
+    return torch.from_numpy(rows)
 
 
 def reach_of(raw: FloatArray, pivot: float) -> FloatArray:
@@ -86,7 +90,7 @@ def predict(
     """Return the response probability of each encoded row, (n,); without ``calibrated``, the network's own."""
     network = network_of(model, features.shape[1])
     load_vector(network, state.parameters)
-    raw = logits(network, centred(features, state.centre))
+    raw = logits(network, seen(features, state))
     return np.asarray(expit(recalibrated(raw, state.calibration) if calibrated else raw), dtype=np.float64)
 
 
@@ -105,6 +109,7 @@ def save_model(
     }
     tensors = {
         "centre": np.ascontiguousarray(state.centre),
+        "scale": np.ascontiguousarray(state.scale),
         "parameters": np.ascontiguousarray(state.parameters),
         "calibration": np.ascontiguousarray(state.calibration),
     }
@@ -153,7 +158,8 @@ def load_model(path: Path, contract: Contract) -> ReleasedModel:
 
 def _fits(state: ModelState, model: LogisticModel | MlpModel, width: int) -> bool:
     """Return whether all numbers are finite float64, as many as rows of ``width`` need."""
-    shapes = {"centre": (width,), "parameters": (parameter_count(network_of(model, width)),), "calibration": (3,)}
+    parameters = parameter_count(network_of(model, width))
+    shapes = {"centre": (width,), "scale": (width,), "parameters": (parameters,), "calibration": (3,)}
     vectors = {name: getattr(state, name) for name in shapes}
     return all(
         vector.dtype == np.float64 and vector.shape == shapes[name] and bool(np.isfinite(vector).all())

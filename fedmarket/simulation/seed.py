@@ -177,7 +177,7 @@ def _result(
         truth=None if truth is None else truth[rows],
         train_rows=tuple(len(members) for members in train),
         train_positives=tuple(int(labels[members].sum()) for members in train),
-        declared=tuple(declared_rows(len(members)) for members in train),
+        declared=tuple(declared_rows(market.customers_in(members)) for members in train),
         states=dict(zip(names, released.states, strict=True)),
         model=released.model,
         rejections=released.rejections,

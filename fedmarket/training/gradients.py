@@ -9,8 +9,9 @@ tell that the row is there.
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,6 +27,42 @@ CHUNK = 4096
 """Rows that are worked on at once: the memory for their gradients or their float64 copies stays bounded."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Rows as the network sees them.
+
+    Attributes:
+        features: (n, width) float32.
+        labels: (n,) float32, 0 or 1.
+        weights: (n,) float32 by which each row's loss is multiplied; None for 1.
+        customers: (n,) whose row each is, where a customer may have several; they stand together.
+    """
+
+    features: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor | None = None
+    customers: torch.Tensor | None = None
+
+    def taken(self, rows: torch.Tensor | slice) -> "Batch":
+        """Return the rows that a mask or a slice selects."""
+        return Batch(
+            features=self.features[rows],
+            labels=self.labels[rows],
+            weights=None if self.weights is None else self.weights[rows],
+            customers=None if self.customers is None else self.customers[rows],
+        )
+
+    def chunks(self, size: int) -> Iterator["Batch"]:
+        """Give the rows in chunks of about ``size``; no customer is cut in two."""
+        start = 0
+        while start < len(self.labels):
+            stop = min(start + size, len(self.labels))
+            if self.customers is not None:
+                stop = int(torch.searchsorted(self.customers, self.customers[stop - 1], right=True))
+            yield self.taken(slice(start, stop))
+            start = stop
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Run torch on one thread, so that sums have the same bits in every process."""
@@ -37,16 +74,13 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def clipped_gradient_sum(
-    network: nn.Module, features: torch.Tensor, labels: torch.Tensor, *, clip_norm: float
-) -> FloatArray:
-    """Return the sum over rows of the log-loss gradient, each scaled to norm at most ``clip_norm``.
+def clipped_gradient_sum(network: nn.Module, batch: Batch, *, clip_norm: float) -> FloatArray:
+    """Return the sum over customers of the log-loss gradient of their rows, each scaled to norm at most ``clip_norm``.
 
     Args:
         network: maps features to logits (n,), examples independent of each other.
-        features: (n, width) float32; n may be 0.
-        labels: (n,) float32, 0 or 1.
-        clip_norm: bound on each row's gradient norm; ``inf`` sums the gradients as they are.
+        batch: the rows; there may be none.
+        clip_norm: bound on each customer's gradient norm; ``inf`` sums the gradients as they are.
 
     Returns:
         (p,) float64 in the order of ``network.parameters()``.
@@ -55,39 +89,36 @@ def clipped_gradient_sum(
         ProtocolError: if a parameter is not finite, or, without a clip, the sum; nothing must leave then.
 
     Guarantees:
-        Adding or removing one row moves the result by at most ``clip_norm`` in Euclidean norm, up to the float32
-        rounding of gradients (Abadi et al. 2016). A row whose gradient is not finite adds nothing:
-        under a clip no row decides whether there is an answer. The result is a sum: it is never divided by the number
-        of rows drawn.
+        Adding or removing one customer, with however many rows, moves the result by at most ``clip_norm`` in Euclidean
+        norm, up to the float32 rounding of gradients (Abadi et al. 2016). A customer whose gradient is not finite adds
+        nothing: under a clip no row decides whether there is an answer. The result is a sum: it is never divided by
+        the number of rows drawn.
     """
     if not all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters()):
         raise ProtocolError("the parameters are not finite; nothing is sent")
     total = np.zeros(parameter_count(network))
-    gradient_sum = _engine(network, clip_norm)
     with one_thread():
-        for rows, targets in zip(torch.split(features, CHUNK), torch.split(labels, CHUNK), strict=True):
-            if len(rows):
-                total += gradient_sum(network, rows, targets, clip_norm)
+        for chunk in batch.chunks(CHUNK):
+            total += _chunk_sum(network, chunk, clip_norm)
     if not np.isfinite(total).all():
         raise ProtocolError("the gradient sum is not finite; nothing is sent")
     return total
 
 
-GradientSum = Callable[[nn.Module, torch.Tensor, torch.Tensor, float], FloatArray]
+def _chunk_sum(network: nn.Module, batch: Batch, clip_norm: float) -> FloatArray:
+    """Return the clipped sum by the fastest way that is right for ``network`` and ``batch``."""
+    linear = isinstance(network, PropensityNetwork) and len(network.body) == 1
+    if linear and batch.customers is None:
+        return _linear_sum(network, batch, clip_norm)
+    if math.isinf(clip_norm):
+        return _plain_sum(network, batch)
+    per_row = _linear_rows(network, batch) if linear else _opacus_rows(network, batch)
+    return _clipped_sum(per_row if batch.customers is None else _by_customer(per_row, batch.customers), clip_norm)
 
 
-def _engine(network: nn.Module, clip_norm: float) -> GradientSum:
-    """Return the fastest way to the sum that is right for ``network``."""
-    if isinstance(network, PropensityNetwork) and len(network.body) == 1:
-        return _linear_sum
-    return _plain_sum if math.isinf(clip_norm) else _opacus_sum
-
-
-def _linear_sum(network: nn.Module, features: torch.Tensor, labels: torch.Tensor, clip_norm: float) -> FloatArray:
+def _linear_sum(network: nn.Module, batch: Batch, clip_norm: float) -> FloatArray:
     """Return the clipped sum of ``residual * (row, 1)``; in float64 no product of finite float32 overflows."""
-    weight, bias = (parameter.detach().double().reshape(-1) for parameter in network.parameters())
-    rows = features.double()
-    residuals = torch.sigmoid(rows @ weight + bias) - labels.double()
+    rows, residuals = _residuals(network, batch)
     norms = residuals.abs() * (torch.linalg.vector_norm(rows, dim=1) ** 2 + 1.0).sqrt()
     finite = norms.isfinite()
     if not bool(finite.all()):
@@ -96,44 +127,66 @@ def _linear_sum(network: nn.Module, features: torch.Tensor, labels: torch.Tensor
     return _flat([scaled @ rows, scaled.sum()])
 
 
-def _losses(network: nn.Module, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _linear_rows(network: nn.Module, batch: Batch) -> torch.Tensor:
+    rows, residuals = _residuals(network, batch)
+    return residuals[:, None] * torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], dim=1)
+
+
+def _residuals(network: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rows (n, width) and weight times prediction less label (n,), float64."""
+    weight, bias = (parameter.detach().double().reshape(-1) for parameter in network.parameters())
+    rows = batch.features.double()
+    residuals = torch.sigmoid(rows @ weight + bias) - batch.labels.double()
+    return rows, residuals if batch.weights is None else residuals * batch.weights.double()
+
+
+def _losses(network: nn.Module, batch: Batch) -> torch.Tensor:
     """Return per-example losses: additive over rows, or per-example clipping would silently fail."""
-    raw = network(features)
-    if raw.shape != labels.shape:
-        raise ValueError(f"expected logits of shape {tuple(labels.shape)}, got {tuple(raw.shape)}")
-    return binary_cross_entropy_with_logits(raw, labels, reduction="none")
+    raw = network(batch.features)
+    if raw.shape != batch.labels.shape:
+        raise ValueError(f"expected logits of shape {tuple(batch.labels.shape)}, got {tuple(raw.shape)}")
+    losses = binary_cross_entropy_with_logits(raw, batch.labels, reduction="none")
+    return losses if batch.weights is None else losses * batch.weights
 
 
-def _plain_sum(network: nn.Module, features: torch.Tensor, labels: torch.Tensor, _: float) -> FloatArray:
-    gradients = torch.autograd.grad(_losses(network, features, labels).sum(), list(network.parameters()))
+def _plain_sum(network: nn.Module, batch: Batch) -> FloatArray:
+    gradients = torch.autograd.grad(_losses(network, batch).sum(), list(network.parameters()))
     return _flat(list(gradients))
 
 
-def _opacus_sum(network: nn.Module, features: torch.Tensor, labels: torch.Tensor, clip_norm: float) -> FloatArray:
+def _opacus_rows(network: nn.Module, batch: Batch) -> torch.Tensor:
+    """Return the gradient of each row's loss, (n, p) float64."""
     parameters = list(network.parameters())
     with warnings.catch_warnings():
         # Opacus hooks modules whose inputs need no gradient; torch warns although that is what is wanted here.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         wrapped = GradSampleModule(network, loss_reduction="sum")
         try:
-            torch.autograd.backward(_losses(wrapped, features, labels).sum())
-            return _clipped_sum([parameter.grad_sample for parameter in wrapped.parameters()], clip_norm)
+            torch.autograd.backward(_losses(wrapped, batch).sum())
+            rows = [parameter.grad_sample.flatten(start_dim=1) for parameter in wrapped.parameters()]
+            return torch.cat(rows, dim=1).double()
         finally:
             wrapped.to_standard_module()
             for parameter in parameters:
                 parameter.grad = None
 
 
-def _clipped_sum(per_example: list[torch.Tensor], clip_norm: float) -> FloatArray:
-    """Return the sum of the rows, clipped; rows of ``per_example`` (n, ...) belong together across tensors."""
+def _by_customer(per_row: torch.Tensor, customers: torch.Tensor) -> torch.Tensor:
+    """Return the sums of the rows of each customer, (k, p); rows of one customer stand together."""
+    _, place = torch.unique_consecutive(customers, return_inverse=True)
+    sums = torch.zeros(int(place[-1]) + 1, per_row.shape[1], dtype=per_row.dtype)
+    return sums.index_add_(0, place, per_row)
+
+
+def _clipped_sum(gradients: torch.Tensor, clip_norm: float) -> FloatArray:
+    """Return the sum of ``gradients`` (n, p), each clipped."""
     # In float64 the square of a finite float32 cannot overflow: the norm is finite exactly if the row is.
-    rows = [tensor.flatten(start_dim=1).double() for tensor in per_example]
-    norms = torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows]).norm(dim=0)
+    norms = torch.linalg.vector_norm(gradients, dim=1)
     finite = norms.isfinite()
     if not bool(finite.all()):
-        rows, norms = [row[finite] for row in rows], norms[finite]
+        gradients, norms = gradients[finite], norms[finite]
     factors = (clip_norm / norms).clamp(max=1.0)  # a zero row has an infinite quotient, and is left as it is
-    return _flat([factors @ row for row in rows])
+    return _flat([factors @ gradients])
 
 
 def _flat(tensors: list[torch.Tensor]) -> FloatArray:
