@@ -38,11 +38,16 @@ seed = 7
 [model]
 kind = "logistic"
 binning = true
+[scaling]
+exponent = 0.35
+row_norm = 3.5
 [training]
 rounds = 3
 local_steps = 1
 local_learning_rate = 1.0
 learning_rate = 1.0
+noise_walk = 0.17
+scaled = true
 momentum = 0.9
 weight_decay = 0.0
 average_after = 0.5
@@ -51,6 +56,8 @@ rounds = 3
 local_steps = 1
 local_learning_rate = 1.0
 learning_rate = 0.5
+noise_walk = 0.0
+scaled = false
 momentum = 0.9
 weight_decay = 0.0
 average_after = 0.5
@@ -59,6 +66,8 @@ rounds = 3
 local_steps = 1
 local_learning_rate = 1.0
 learning_rate = 4.0
+noise_walk = 0.0
+scaled = false
 momentum = 0.9
 weight_decay = 0.0
 average_after = 0.5
