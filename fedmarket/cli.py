@@ -17,6 +17,7 @@ from fedmarket.errors import ContractViolation, FedmarketError, UsageError
 if TYPE_CHECKING:
     from fedmarket.config import ExperimentConfig
     from fedmarket.contract.check import Profile
+    from fedmarket.simulation.frontier import OnPoint
     from fedmarket.simulation.seed import OnProgress
 
 app = typer.Typer(
@@ -108,6 +109,44 @@ def simulate(
         out.print(f"  {_shown(simulation.folder / name)}", soft_wrap=True)
     if open_:
         _open(simulation.folder / "report.html")
+
+
+@app.command()
+def frontier(
+    config: Annotated[Path, typer.Argument(help="The experiment, one complete TOML document.")],
+    epsilons: Annotated[str, typer.Option(help="The epsilons to try, with commas between.")] = "",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key for the sweep; repeatable.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the results instead of the configured one.")] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show the page in a browser, where there is one.")] = False,
+) -> None:
+    """Show what each epsilon costs: noise shared between parties, at each party, and with all rows in one place.
+
+    Runs every seed of the experiment at every epsilon. A sweep that was stopped goes on where it ended. Writes
+    [bold]frontier.json[/], [bold]frontier.html[/] and [bold]points.jsonl[/].
+
+    [bold]Examples[/]
+
+      fedmarket frontier experiments/accuracy-frontier/bank-additional.toml
+
+      fedmarket frontier experiments/demo/config.toml --epsilons 0.5,1,2 --output runs/demo-frontier
+    """
+    from fedmarket.report.frontier import answer, headline
+    from fedmarket.simulation.frontier import EPSILONS
+    from fedmarket.simulation.frontier import frontier as run
+
+    changes = [*(set_ or ()), *([f"output={json.dumps(str(output.resolve()))}"] if output else ())]
+    wanted = _epsilons(epsilons) or EPSILONS
+    with _points_progress() as on_point:
+        found = run(config, changes=tuple(changes), epsilons=wanted, on_point=on_point)
+    out.print(headline(found.results), soft_wrap=True)
+    for mode in ("distributed", "local", "pooled_dp"):
+        out.print(f"  {answer(found.results, mode, 1.0)}", soft_wrap=True)
+    for name in ("frontier.html", "frontier.json", "points.jsonl"):
+        out.print(f"  {_shown(found.folder / name)}", soft_wrap=True)
+    if open_:
+        _open(found.folder / "frontier.html")
 
 
 @app.command()
@@ -250,6 +289,27 @@ def _progress(config: "ExperimentConfig") -> "Iterator[OnProgress]":
     with Progress(*columns, TextColumn("{task.description}"), console=err, transient=True) as progress:
         bars = {seed: progress.add_task("waiting", total=1.0, seed=seed) for seed in config.seeds}
         yield lambda seed, doing, share: progress.update(bars[seed], description=doing, completed=share)
+
+
+@contextmanager
+def _points_progress() -> "Iterator[OnPoint]":
+    """Give a callback that shows one bar on a terminal, and a line now and then elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not err.is_terminal:
+        yield lambda done, all_: err.print(f"{done} of {all_} points") if done % 10 == 0 or done == all_ else None
+        return
+    columns = (TextColumn("points"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        bar = progress.add_task("points")
+        yield lambda done, all_: progress.update(bar, completed=done, total=all_)
+
+
+def _epsilons(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise UsageError(f"--epsilons: expected numbers with commas between, got {text!r}") from None
 
 
 def _progress_lines() -> "OnProgress":

@@ -39,23 +39,28 @@ def render(results: dict[str, Any]) -> str:
     """Return the page of ``results`` as HTML; see :func:`write_report`."""
     if results.get("format") != FORMAT:
         raise DataError(f"results: expected format {FORMAT!r}, got {results.get('format')!r}")
-    environment = Environment(
+    try:
+        return environment().get_template("page.html.j2").render(results=results, **_content(results))
+    except KeyError as error:
+        raise DataError(f"results: no key {error}") from None
+    except (UndefinedError, TypeError) as error:  # a missing number is undefined, or cannot be rounded
+        raise DataError(f"results: {error}") from None
+
+
+def environment() -> Environment:
+    """Return the templates, in which everything is escaped and a missing key is an error."""
+    templates = Environment(
         loader=PackageLoader("fedmarket.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    templates.filters.update(
         score=score, percent=percent, count=words.count, short=words.short, signed=words.signed,
         upwards=words.upwards, size=words.size, arm=words.arm_name, kept=_kept_together, drawn=Markup,
     )  # fmt: skip
-    try:
-        return environment.get_template("page.html.j2").render(results=results, **_content(results))
-    except KeyError as error:
-        raise DataError(f"results: no key {error}") from None
-    except (UndefinedError, TypeError) as error:  # a missing number is undefined, or cannot be rounded
-        raise DataError(f"results: {error}") from None
+    return templates
 
 
 def _content(results: dict[str, Any]) -> dict[str, Any]:

@@ -208,6 +208,46 @@ def draw_calibration(curves: dict[str, Any]) -> Plot:
     )
 
 
+def draw_frontier(
+    rows: dict[str, list[dict[str, Any]]], names: dict[str, str], *, against: str, claims: Sequence[float], title: str
+) -> Plot:
+    """Draw the loss ``against`` a baseline of each mode over epsilon, with bands, and ``claims`` as reference lines."""
+    styles = {"distributed": ("accent", "solid"), "local": ("orange", "dashed"), "pooled_dp": ("blue", "dotted")}
+    epsilons = [row["epsilon"] for row in next(iter(rows.values()))]
+    with _figure(f"frontier {against}") as (axes, drawn):
+        for claim in claims:
+            axes.axhline(100 * claim, color=_HEX["grey"], lw=1.0, dashes=_DASHES["dotted"])
+            axes.text(epsilons[-1], 100 * claim, f"claimed: {percent(claim, 0)}", ha="right", va="bottom", color=_MUTED)
+        for mode, found in rows.items():
+            colour, dash = styles[mode]
+            losses = [row[against] for row in found]
+            low, high = ([100 * loss[end] for loss in losses] for end in ("low", "high"))
+            axes.fill_between(epsilons, low, high, color=_HEX[colour], alpha=0.15, lw=0)
+            axes.plot(epsilons, [100 * loss["mean"] for loss in losses], "o-", ms=3.5, color=_HEX[colour], lw=1.8,
+                      dashes=_DASHES[dash])  # fmt: skip
+        axes.set(xscale="log", xlabel="Epsilon per customer", ylabel="AUC lost, %")
+        axes.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
+        axes.minorticks_off()
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        svg = drawn()
+    return Plot(
+        title=title,
+        alternative=f"{title}, in percent of AUC, over epsilon. "
+        + " ".join(
+            f"{names[mode]}: {percent(found[0][against]['mean'], 2)} at epsilon {epsilons[0]:g}, "
+            f"{percent(found[-1][against]['mean'], 2)} at {epsilons[-1]:g}."
+            for mode, found in rows.items()
+        ),
+        svg=svg,
+        keys=tuple(_key(names[mode], *styles[mode]) for mode in rows),
+        columns=("Epsilon", *(names[mode] for mode in rows)),
+        rows=tuple(
+            (f"{epsilon:g}", *(percent(found[place][against]["mean"], 2) for found in rows.values()))
+            for place, epsilon in enumerate(epsilons)
+        ),
+    )
+
+
 def _gap(curve: dict[str, Any], name: str) -> str:
     widest = max(abs(a - b) for a, b in zip(curve["predicted"], curve["observed"], strict=True))
     return f"{name}: the widest gap in a bin is {percent(widest)}."

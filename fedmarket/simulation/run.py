@@ -74,7 +74,7 @@ def _seeds(config: ExperimentConfig, keys: list[MarketKey], on_progress: OnProgr
         return [run_seed(one, on_progress) for one in keys]
     # Spawned, not forked: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with _threads_for_each(min(config.workers, len(keys))), context.Manager() as manager:
+    with threads_for_each(min(config.workers, len(keys))), context.Manager() as manager:
         said = manager.Queue()
         with ProcessPoolExecutor(min(config.workers, len(keys)), mp_context=context) as pool:
             futures = [pool.submit(run_seed, one, _Teller(said)) for one in keys]
@@ -88,7 +88,7 @@ def _seeds(config: ExperimentConfig, keys: list[MarketKey], on_progress: OnProgr
 
 
 @contextmanager
-def _threads_for_each(workers: int) -> Iterator[None]:
+def threads_for_each(workers: int) -> Iterator[None]:
     """Let worker processes share the cores: idle OpenMP threads that spin on a busy core cost more than the work."""
     name = "OMP_NUM_THREADS"
     before = os.environ.get(name)

@@ -17,7 +17,7 @@ from fedmarket.experiment.market import Market, MarketKey, declared_rows, open_m
 from fedmarket.federation.messages import Rejection, VoidRound
 from fedmarket.federation.party import PartyState
 from fedmarket.federation.seat import rehearsal_roster
-from fedmarket.flower.inprocess import Apps, Outcome, RunConfig, load_apps, run_in_process
+from fedmarket.flower.inprocess import Apps, OnExchange, Outcome, RunConfig, load_apps, run_in_process
 from fedmarket.models.released import ModelState, predict
 from fedmarket.privacy.histogram import ScoreCounts
 from fedmarket.training.baselines import boosted_probabilities
@@ -76,9 +76,9 @@ def run_seed(key: MarketKey, on_progress: OnProgress = lambda _seed, _doing, _sh
     market = open_market(key)
     scores: dict[str, FloatArray] = {}
     alone: dict[str, FloatArray] = {}
-    with TemporaryDirectory() as folder:  # only its owner may enter it, and the parties' keys are gone with it
+    with rehearsed(market) as roster:
         apps = load_apps(key.config.resolve().parent)
-        runs = _Runs(key=key, market=market, apps=apps, roster=_roster(market, Path(folder)), on_progress=on_progress)
+        runs = _Runs(key=key, market=market, apps=apps, roster=roster, on_progress=on_progress)
         for arm in ARMS:
             if arm.holders == "alone":
                 alone[arm.name] = np.stack([runs.scores(runs.run(arm, alone=name)) for name in market.names])
@@ -91,12 +91,48 @@ def run_seed(key: MarketKey, on_progress: OnProgress = lambda _seed, _doing, _sh
     return _result(market, runs, scores=scores, alone=alone, released=released)
 
 
-def _roster(market: Market, folder: Path) -> str:
-    """Return the path of a roster with fresh identities in ``folder``, where the market sums securely; else nothing."""
+def run_arm(
+    key: MarketKey,
+    arm: Arm,
+    apps: Apps,
+    *,
+    alone: str = "",
+    roster: str = "",
+    on_exchange: OnExchange = lambda _: None,
+) -> Outcome:
+    """Return what one federation of ``arm`` leaves behind; ``alone`` names the party that trains on its own."""
+    holders = open_market(key).holders(arm, alone=alone)
+    run_config: RunConfig = {
+        "config": str(key.config.resolve()),
+        "changes": "\n".join(key.changes),
+        "arm": arm.name,
+        "seed": key.seed,
+        "alone": alone,
+        "parties": len(holders),
+        "roster": roster if arm.holders == "parties" else "",
+        "output": "",
+    }
+    return run_in_process(apps, run_config, nodes=len(holders), on_exchange=on_exchange)
+
+
+def boosted_scores(market: Market) -> FloatArray:
+    """Return the test rows' probabilities by gradient boosting on all training rows in one place."""
+    layout = layout_of(market.contract, binning=False)
+    features = encode(market.population.table, market.contract, layout).features
+    train = np.concatenate([market.deal.train[name] for name in market.names])
+    labels = market.population.labels[train]
+    return boosted_probabilities(features[train], labels, features[market.test_rows], seed=market.seed)
+
+
+@contextmanager
+def rehearsed(market: Market) -> Iterator[str]:
+    """Give the path of a roster with fresh identities, where the market sums securely; else nothing."""
     if market.config.aggregation.secagg == "ideal":
-        return ""
-    least = market.config.federation.minimum_survivors
-    return str(rehearsal_roster(folder, market.names, minimum_survivors=least))
+        yield ""
+        return
+    with TemporaryDirectory() as folder:  # only its owner may enter it, and the parties' keys are gone with it
+        least = market.config.federation.minimum_survivors
+        yield str(rehearsal_roster(Path(folder), market.names, minimum_survivors=least))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,34 +160,16 @@ class _Runs:
             if self._done % 10 == 0:
                 self.on_progress(self.key.seed, arm.name, self._done / self._planned)
 
-        holders = self.market.holders(arm, alone=alone)
-        roster = self.roster if arm.holders == "parties" else ""
-        run_config: RunConfig = {
-            "config": str(self.key.config.resolve()),
-            "changes": "\n".join(self.key.changes),
-            "arm": arm.name,
-            "seed": self.key.seed,
-            "alone": alone,
-            "parties": len(holders),
-            "roster": roster,
-            "output": "",
-        }
         with self._timed(arm.name):
-            return run_in_process(self.apps, run_config, nodes=len(holders), on_exchange=exchanged)
+            return run_arm(self.key, arm, self.apps, alone=alone, roster=self.roster, on_exchange=exchanged)
 
     def scores(self, outcome: Outcome, *, calibrated: bool = True) -> FloatArray:
         test = self.market.features[self.market.test_rows]
         return predict(self.market.config.model, outcome.model, test, calibrated=calibrated)
 
     def boosted(self) -> FloatArray:
-        market = self.market
-        layout = layout_of(market.contract, binning=False)
-        features = encode(market.population.table, market.contract, layout).features
-        train = np.concatenate([market.deal.train[name] for name in market.names])
         with self._timed(BOOSTED):
-            return boosted_probabilities(
-                features[train], market.population.labels[train], features[market.test_rows], seed=self.key.seed
-            )
+            return boosted_scores(self.market)
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

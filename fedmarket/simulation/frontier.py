@@ -1,0 +1,246 @@
+"""``frontier``: accuracy against epsilon for noise at each party, noise shared between parties, and pooled DP.
+
+Each finished run is a line of ``points.jsonl``; a sweep that was stopped goes on where it ended. The page is made from
+``frontier.json``, which is made from the points.
+"""
+
+import json
+import multiprocessing
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from fedmarket import __version__
+from fedmarket.config import ExperimentConfig, load_config
+from fedmarket.contract.schema import load_contract
+from fedmarket.errors import UsageError
+from fedmarket.evaluation.metrics import auc
+from fedmarket.evaluation.ranking import rank
+from fedmarket.experiment.arms import arm_named, terms_of
+from fedmarket.experiment.market import MarketKey, forget_markets, open_market
+from fedmarket.files import need_writable, sha256_of, write_text
+from fedmarket.flower.inprocess import load_apps
+from fedmarket.models.released import predict
+from fedmarket.report.frontier import render_frontier
+from fedmarket.simulation.run import threads_for_each
+from fedmarket.simulation.seed import boosted_scores, rehearsed, run_arm
+
+FORMAT = "fedmarket-frontier/1"
+EPSILONS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+MODES = {
+    "distributed": ("federated_dp", "distributed"),
+    "local": ("federated_dp", "local"),
+    "pooled_dp": ("pooled_dp", "distributed"),
+}
+"""Mode: which arm it runs and under which ``privacy.noise``."""
+
+WITHOUT = ("pooled", "federated", "boosted")
+"""What is run once a seed, without privacy."""
+
+OnPoint = Callable[[int, int], None]
+"""Told how many points are done, and of how many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frontier:
+    """A finished sweep: its document and where its files are."""
+
+    results: dict[str, Any]
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Item:
+    """One seed at one epsilon, or without privacy where it is None."""
+
+    config: Path
+    changes: tuple[str, ...]
+    seed: int
+    epsilon: float | None
+
+    @property
+    def key(self) -> tuple[int, float | None]:
+        return self.seed, self.epsilon
+
+
+def frontier(
+    config_path: Path,
+    *,
+    changes: tuple[str, ...] = (),
+    epsilons: Iterable[float] = EPSILONS,
+    on_point: OnPoint = lambda _done, _all: None,
+) -> Frontier:
+    """Sweep the experiment at ``config_path`` and write ``points.jsonl``, ``frontier.json`` and ``frontier.html``.
+
+    ``privacy.epsilon`` and ``privacy.noise`` of the document are replaced by the sweep; all else holds.
+
+    Raises:
+        FedmarketError: what is wrong with documents, data or plan, or points of another experiment in the folder.
+    """
+    config = load_config(config_path, changes=changes)
+    wanted = tuple(sorted(set(epsilons)))
+    items = [
+        _Item(config=config_path, changes=changes, seed=seed, epsilon=epsilon)
+        for seed in config.seeds
+        for epsilon in (None, *wanted)
+    ]
+    for item in items:
+        _need_possible(item)
+    folder = Path(config.output)
+    need_writable(folder)
+    points = _Points(folder / "points.jsonl", fingerprint=_fingerprint(config))
+    waiting = [item for item in items if item.key not in points.found]
+    on_point(len(items) - len(waiting), len(items))
+    with threads_for_each(min(config.workers, max(len(waiting), 1))):
+        for item, found in _all_found(waiting, workers=config.workers):
+            points.add(item, found)
+            on_point(sum(item.key in points.found for item in items), len(items))
+    results = _results(config, config_path, changes, wanted, points.found)
+    write_text(folder / "frontier.json", json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(folder / "frontier.html", render_frontier(results))
+    return Frontier(results=results, folder=folder)
+
+
+class _Points:
+    """The file of finished points; a torn last line, from a run that was stopped while writing, is dropped."""
+
+    def __init__(self, path: Path, *, fingerprint: str) -> None:
+        self.found: dict[tuple[int, float | None], dict[str, float]] = {}
+        self._path = path
+        head = {"format": FORMAT, "experiment": fingerprint}
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        whole = [json.loads(line) for line in lines if line.endswith("\n")]
+        if whole and whole[0] != head:
+            raise UsageError(f"{path}: points of another experiment or version; remove it or choose another --output")
+        self.found = {(point["seed"], point["epsilon"]): point["auc"] for point in whole[1:]}
+        write_text(path, "".join(json.dumps(line) + "\n" for line in (head, *whole[1:])))
+
+    def add(self, item: _Item, found: dict[str, float]) -> None:
+        self.found[item.key] = found
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"seed": item.seed, "epsilon": item.epsilon, "auc": found}) + "\n")
+
+
+def _all_found(items: list[_Item], *, workers: int) -> Iterable[tuple[_Item, dict[str, float]]]:
+    if workers == 1 or len(items) < 2:
+        for item in items:
+            yield item, _run(item)
+        return
+    # Spawned, not forked: torch's threads do not survive a fork.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(_run, item): item for item in items}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _run(item: _Item) -> dict[str, float]:
+    """Return the AUC on the common test rows of every mode at one epsilon, or of what has no privacy."""
+    apps = load_apps(item.config.resolve().parent)
+    if item.epsilon is None:
+        plain = _key(item, item.changes)
+        market = open_market(plain)
+        scores = {name: run_arm(plain, arm_named(name), apps) for name in ("pooled", "federated")}
+        found = {name: _auc_of(plain, outcome.model) for name, outcome in scores.items()}
+        labels = market.population.labels[market.test_rows]
+        return {**found, "boosted": auc(rank(labels, boosted_scores(market)))}
+    found = {}
+    for mode, (arm, noise) in MODES.items():
+        key = _key(item, _changed(item, noise))
+        with rehearsed(open_market(key)) as roster:
+            outcome = run_arm(key, arm_named(arm), apps, roster=roster)
+        found[mode] = _auc_of(key, outcome.model)
+    return found
+
+
+def _auc_of(key: MarketKey, model: Any) -> float:
+    market = open_market(key)
+    probabilities = predict(market.config.model, model, market.features[market.test_rows])
+    return auc(rank(market.population.labels[market.test_rows], probabilities))
+
+
+def _changed(item: _Item, noise: str) -> tuple[str, ...]:
+    return (*item.changes, f"privacy.epsilon={item.epsilon}", f"privacy.noise={noise}")
+
+
+def _key(item: _Item, changes: tuple[str, ...]) -> MarketKey:
+    return MarketKey(config=item.config, changes=changes, seed=item.seed)
+
+
+def _need_possible(item: _Item) -> None:
+    """Find now what would stop the sweep later: documents, data, parties and plans."""
+    if item.epsilon is None:
+        forget_markets()
+        open_market(_key(item, item.changes)).check(arm_named("federated_dp"))
+        return
+    for arm, noise in MODES.values():
+        config = load_config(item.config, changes=_changed(item, noise))
+        terms_of(arm_named(arm), config, load_contract(Path(config.data.contract)), seed=item.seed)
+
+
+def _fingerprint(config: ExperimentConfig) -> str:
+    """Return the hash of everything that a point depends on, but seed and epsilon, which stand beside it."""
+    document = config.model_dump(mode="json", exclude={"output", "seeds", "workers"})
+    document["privacy"] = {k: v for k, v in document["privacy"].items() if k not in ("epsilon", "noise")}
+    document["data"]["contract"] = load_contract(Path(config.data.contract)).hash
+    return sha256_of(json.dumps([__version__, document], sort_keys=True).encode())
+
+
+def _results(
+    config: ExperimentConfig,
+    config_path: Path,
+    changes: tuple[str, ...],
+    epsilons: tuple[float, ...],
+    points: dict[tuple[int, float | None], dict[str, float]],
+) -> dict[str, Any]:
+    market = open_market(MarketKey(config=config_path, changes=changes, seed=config.seeds[0]))
+    without = {name: np.array([points[seed, None][name] for seed in config.seeds]) for name in WITHOUT}
+    boosted_is_best = without["boosted"].mean() >= without["pooled"].mean()
+    best = without["boosted" if boosted_is_best else "pooled"]
+    rows = []
+    for mode in MODES:
+        for epsilon in epsilons:
+            aucs = np.array([points[seed, epsilon][mode] for seed in config.seeds])
+            rows.append({"mode": mode, "epsilon": epsilon, **_compared(aucs, without["pooled"], best)})
+    return {
+        "format": FORMAT,
+        "name": config.name,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "source": market.population.source,
+        "parties": len(market.names),
+        "seeds": list(config.seeds),
+        "delta": market.contract.privacy.delta,
+        "unit": market.contract.privacy.unit,
+        "generator": config.privacy.generator,
+        "shares": config.federation.minimum_survivors - config.privacy.colluders,
+        "secagg": config.aggregation.secagg,
+        "epsilons": list(epsilons),
+        "pooled": float(without["pooled"].mean()),
+        "best": {"name": "gradient boosting" if boosted_is_best else "the same model", "auc": float(best.mean())},
+        "without_privacy": _compared(without["federated"], without["pooled"], best),
+        "rows": rows,
+        "version": __version__,
+    }
+
+
+def _compared(aucs: Any, pooled: Any, best: Any) -> dict[str, Any]:
+    return {"auc": float(aucs.mean()), "pooled": _band(1 - aucs / pooled), "pooled_best": _band(1 - aucs / best)}
+
+
+def _band(losses: Any) -> dict[str, Any]:
+    """Return mean, standard error and 95 % interval of the mean by Student's t over seeds (zero width for one)."""
+    count = len(losses)
+    error = float(losses.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
+    reach = float(stats.t.ppf(0.975, count - 1)) * error if count > 1 else 0.0
+    mean = float(losses.mean())
+    return {"mean": mean, "standard_error": error, "low": mean - reach, "high": mean + reach}
