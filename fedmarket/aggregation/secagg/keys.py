@@ -17,6 +17,7 @@ from fedmarket.aggregation.secagg.suite import (
     LABEL_SELF_MASK,
     LABEL_TRANSCRIPT,
     TAG_SIZE,
+    Private,
     agreed,
     derived,
     packed,
@@ -106,7 +107,7 @@ def need_high_order(advert: Advert) -> None:
 
 
 def channel_key(
-    context: RoundContext, agreement: Agreement, secret: bytes, *, own: int, peer: int, sender: int
+    context: RoundContext, agreement: Agreement, secret: Private, *, own: int, peer: int, sender: int
 ) -> bytes:
     """Return the one-use key of the text that ``sender``, either of both, seals for the other."""
     shared = _shared(context, secret, agreement.adverts[peer].channel, peer)
@@ -119,7 +120,7 @@ def channel_data(context: RoundContext, *, sender: int, receiver: int) -> bytes:
     return _info(context, LABEL_CHANNEL, sender, receiver)
 
 
-def pair_mask_key(context: RoundContext, agreement: Agreement, secret: bytes, *, own: int, peer: int) -> bytes:
+def pair_mask_key(context: RoundContext, agreement: Agreement, secret: Private, *, own: int, peer: int) -> bytes:
     """Return the key of the mask that ``own`` and ``peer`` have in common, from ``own``'s mask secret."""
     shared = _shared(context, secret, agreement.adverts[peer].mask, peer)
     return derived(
@@ -137,7 +138,7 @@ def commitment(context: RoundContext, agreement: Agreement, seed: bytes, *, own:
     return derived(seed, salt=agreement.transcript, info=_info(context, LABEL_COMMITMENT, own))
 
 
-def _shared(context: RoundContext, secret: bytes, public: bytes, peer: int) -> bytes:
+def _shared(context: RoundContext, secret: Private, public: bytes, peer: int) -> bytes:
     shared = agreed(secret, public)
     if shared is None:
         raise BadMessage(f"{context.roster.names[peer]} advertises a key of low order")

@@ -24,7 +24,7 @@ from fedmarket.aggregation.secagg.keys import (
 from fedmarket.aggregation.secagg.masks import add_masks, need_words, pair_sign
 from fedmarket.aggregation.secagg.shamir import KEY_FIELD, SEED_FIELD, element, split
 from fedmarket.aggregation.secagg.state import PartyState, Secrets
-from fedmarket.aggregation.secagg.suite import KEY_SIZE, SEED_SIZE, Signer, opened, public_of, sealed
+from fedmarket.aggregation.secagg.suite import KEY_SIZE, SEED_SIZE, Private, Signer, loaded, opened, public_of, sealed
 from fedmarket.aggregation.secagg.wire import (
     ENVELOPE_SIZE,
     need_rising,
@@ -84,9 +84,10 @@ def share(state: PartyState, incoming: bytes, *, _random: Random = os.urandom) -
         # 3. Each pair of shares sealed for its holder; the party's own stay here.
         secrets.shares = bytearray(SHARES_SIZE * places)
         _keep(secrets, own, dealt[own])
+        channel = loaded(bytes(secrets.channel))
         payload = commitment(context, agreement, bytes(secrets.seed), own=own) + b"".join(
             sealed(
-                channel_key(context, agreement, bytes(secrets.channel), own=own, peer=peer, sender=own),
+                channel_key(context, agreement, channel, own=own, peer=peer, sender=own),
                 dealt[peer],
                 channel_data(context, sender=own, receiver=peer),
             )
@@ -116,16 +117,14 @@ def mask(state: PartyState, incoming: bytes, words: AnyArray | Callable[[], AnyA
         texts = _sealed_texts(state, agreement, incoming)
         sharers = tuple(sorted((own, *texts)))
         _need_enough(context, len(sharers), "shared their keys")
+        channel, own_mask = loaded(bytes(secrets.channel)), loaded(bytes(secrets.mask))
         for peer, text in texts.items():
-            _keep(
-                secrets, peer, _opened_shares(context, agreement, bytes(secrets.channel), own=own, peer=peer, text=text)
-            )
+            _keep(secrets, peer, _opened_shares(context, agreement, channel, own=own, peer=peer, text=text))
         found = words() if callable(words) else words
         need_words(found, length=context.length, modulus_bits=context.modulus_bits)
         masked = found.copy()
         pairs = [
-            (pair_mask_key(context, agreement, bytes(secrets.mask), own=own, peer=peer), pair_sign(own, peer))
-            for peer in texts
+            (pair_mask_key(context, agreement, own_mask, own=own, peer=peer), pair_sign(own, peer)) for peer in texts
         ]
         add_masks(masked, [(self_mask_key(context, agreement, bytes(secrets.seed), own=own), 1), *pairs])
         secrets.wipe("channel", "mask", "seed")
@@ -220,7 +219,7 @@ def _sealed_texts(state: PartyState, agreement: Agreement, incoming: bytes) -> d
 
 
 def _opened_shares(
-    context: RoundContext, agreement: Agreement, secret: bytes, *, own: int, peer: int, text: bytes
+    context: RoundContext, agreement: Agreement, secret: Private, *, own: int, peer: int, text: bytes
 ) -> bytes:
     key = channel_key(context, agreement, secret, own=own, peer=peer, sender=peer)
     shares = opened(key, text, channel_data(context, sender=peer, receiver=own))

@@ -23,7 +23,7 @@ from fedmarket.aggregation.secagg.keys import (
 from fedmarket.aggregation.secagg.masks import Sign, add_masks, pair_sign
 from fedmarket.aggregation.secagg.recovery import Recovery, recover
 from fedmarket.aggregation.secagg.shamir import KEY_FIELD, SEED_FIELD, element
-from fedmarket.aggregation.secagg.suite import HASH_SIZE
+from fedmarket.aggregation.secagg.suite import HASH_SIZE, loaded
 from fedmarket.aggregation.secagg.wire import open_message, write_sets
 from fedmarket.aggregation.steps import SECURE, Step
 from fedmarket.arrays import WordArray
@@ -254,7 +254,8 @@ class SecureSum:
         masks: list[tuple[bytes, Sign]] = [
             (self_mask_key(context, agreement, seed, own=place), -1) for place, seed in recovery.seeds.items()
         ]
-        for gone, secret in recovery.keys.items():
+        for gone, secret_bytes in recovery.keys.items():
+            secret = loaded(secret_bytes)
             for place in self._survivors:
                 key = pair_mask_key(context, agreement, secret, own=gone, peer=place)
                 masks.append((key, pair_sign(gone, place)))  # the survivor's sign is the other one

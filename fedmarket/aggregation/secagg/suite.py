@@ -7,6 +7,7 @@ X25519 (RFC 7748), Ed25519 (RFC 8032), HKDF-SHA256 (RFC 5869), ChaCha20-Poly1305
 
 import hashlib
 import struct
+from functools import lru_cache
 from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -59,8 +60,12 @@ def sha256(*parts: bytes) -> bytes:
     return hashlib.sha256(packed(*parts)).digest()
 
 
+@lru_cache(maxsize=4096)
 def verified(public_key: bytes, signature: bytes, message: bytes) -> bool:
-    """Return whether ``signature`` is ``public_key``'s on ``message``."""
+    """Return whether ``signature`` is ``public_key``'s on ``message``.
+
+    Remembered, as all of it is public: in a simulation many parties of one process are shown the same signatures.
+    """
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
     except (InvalidSignature, ValueError):
@@ -73,10 +78,19 @@ def public_of(private_key: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
 
 
-def agreed(private_key: bytes, public_key: bytes) -> bytes | None:
+Private = bytes | X25519PrivateKey
+"""An X25519 secret: its 32 bytes, or those loaded once for many agreements, which costs as much as an agreement."""
+
+
+def loaded(private_key: Private) -> X25519PrivateKey:
+    """Return the secret ready for agreements."""
+    return X25519PrivateKey.from_private_bytes(private_key) if isinstance(private_key, bytes) else private_key
+
+
+def agreed(private_key: Private, public_key: bytes) -> bytes | None:
     """Return the X25519 shared secret, None where the other key is of low order (RFC 7748, section 6.1)."""
     try:
-        return X25519PrivateKey.from_private_bytes(private_key).exchange(X25519PublicKey.from_public_bytes(public_key))
+        return loaded(private_key).exchange(X25519PublicKey.from_public_bytes(public_key))
     except ValueError:
         return None
 
