@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fedmarket.arrays import FeatureArray, RowNumbers
-from fedmarket.config import ExperimentConfig, load_config
+from fedmarket.config import DataSection, ExperimentConfig, load_config
 from fedmarket.contract.layout import Layout
 from fedmarket.contract.schema import Contract, load_contract
 from fedmarket.data.encode import encode
@@ -134,17 +134,13 @@ def forget_markets() -> None:
 
 
 @lru_cache(maxsize=1)
-def _population(config_path: Path, changes: tuple[str, ...]) -> tuple[ExperimentConfig, Contract, Population]:
-    config = load_config(config_path, changes=changes)
-    contract = load_contract(Path(config.data.contract))
-    return config, contract, load_population(config.data, contract)
+def _population(data: DataSection, contract: Contract) -> Population:
+    return load_population(data, contract)
 
 
 @lru_cache(maxsize=1)
-def _features(config_path: Path, changes: tuple[str, ...]) -> tuple[Layout, FeatureArray]:
-    config, contract, population = _population(config_path, changes)
-    layout = layout_for(config, contract)
-    return layout, encode(population.table, contract, layout).features
+def _features(data: DataSection, contract: Contract, layout: Layout) -> FeatureArray:
+    return encode(_population(data, contract).table, contract, layout).features
 
 
 @lru_cache(maxsize=2)
@@ -154,8 +150,11 @@ def open_market(key: MarketKey) -> Market:
     Raises:
         FedmarketError: what the configuration, the contract or the data got wrong, by name.
     """
-    config, contract, population = _population(key.config, key.changes)
-    layout, features = _features(key.config, key.changes)
+    config = load_config(key.config, changes=key.changes)
+    contract = load_contract(Path(config.data.contract))
+    layout = layout_for(config, contract)
+    population = _population(config.data, contract)
+    features = _features(config.data, contract, layout)
     return Market(
         config=config,
         contract=contract,

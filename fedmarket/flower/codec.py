@@ -75,8 +75,8 @@ def acceptance_from_records(records: RecordDict) -> Acceptance:
     )
 
 
-def request_to_records(request: Request) -> RecordDict:
-    """Return the records that carry ``request``; the model only where the request has it."""
+def request_to_records(request: Request, *, model: ArrayRecord | None = None) -> RecordDict:
+    """Return the records that carry ``request``; ``model`` is the record of its model, if it has one."""
     record = ConfigRecord(
         {
             "round_number": request.round_number,
@@ -88,7 +88,7 @@ def request_to_records(request: Request) -> RecordDict:
     )
     records = RecordDict({FIELDS: record})
     if request.model is not None:
-        records[ARRAYS] = model_to_record(request.model)
+        records[ARRAYS] = model if model is not None else model_to_record(request.model)
     return records
 
 

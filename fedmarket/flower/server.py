@@ -72,8 +72,13 @@ def _drive(grid: Grid, coordinator: Coordinator, config: FederationSection, *, n
     parties = _admit(coordinator, nodes, replies)
     while not coordinator.finished:
         requests = coordinator.requests()
-        asked = {node: request_to_records(requests[party]) for node, party in parties.items() if party in requests}
         computing = coordinator.step in RELEASING
+        model = model_to_record(coordinator.model) if computing else None  # made once, sent to all
+        asked = {
+            node: request_to_records(requests[party], model=model)
+            for node, party in parties.items()
+            if party in requests
+        }
         timeout = config.training_timeout_seconds if computing else config.reply_timeout_seconds
         replies = _ask(grid, asked, message_type(coordinator.step), timeout)
         _receive(coordinator, {node: parties[node] for node in asked}, replies)

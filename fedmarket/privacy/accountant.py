@@ -66,13 +66,13 @@ def spent(events: tuple[Event, ...], *, delta: float, adjacency: Adjacency, dist
 
 def one_accountant(events: tuple[Event, ...], *, delta: float, adjacency: Adjacency) -> float:
     """Return an upper bound on epsilon by privacy-loss distributions alone, for statements beside a promise."""
-    return pld_epsilon(tuple(_under_add_or_remove(event, adjacency) for event in events), delta)
+    return pld_epsilon(under(events, adjacency), delta)
 
 
 def _spent(events: tuple[Event, ...], delta: float, adjacency: Adjacency) -> Spent:
     if not events:
         return Spent(epsilon=0.0, delta=delta, accountants={})
-    known = tuple(_under_add_or_remove(event, adjacency) for event in events)
+    known = under(events, adjacency)
     if any(event.noise_multiplier == 0 for event in known):
         return Spent(epsilon=math.inf, delta=delta, accountants={})
     full_batch = all(event.sample_rate == 1 for event in known)
@@ -83,6 +83,15 @@ def _spent(events: tuple[Event, ...], delta: float, adjacency: Adjacency) -> Spe
             f"accountants disagree: PLD finds epsilon {pld:.4f}, {name.upper()} {second:.4f}; no epsilon is claimed"
         )
     return Spent(epsilon=max(pld, second), delta=delta, accountants={"pld": pld, name: second})
+
+
+def under(events: tuple[Event, ...], adjacency: Adjacency) -> tuple[Event, ...]:
+    """Return ``events`` checked, and rewritten for add-or-remove-one.
+
+    Raises:
+        PlanError: if an event is none that can be accounted under ``adjacency``.
+    """
+    return tuple(_under_add_or_remove(event, adjacency) for event in events)
 
 
 def _under_add_or_remove(event: Event, adjacency: Adjacency) -> Event:

@@ -16,7 +16,7 @@ from scipy.optimize import brentq
 from fedmarket.config import PrivacySection, Schedule
 from fedmarket.contract.schema import PrivacyTerms
 from fedmarket.errors import PlanError
-from fedmarket.privacy.accountant import Spent, gaussian_mu, one_accountant, spent
+from fedmarket.privacy.accountant import Spent, exact_epsilon, gaussian_mu, one_accountant, spent, under
 from fedmarket.privacy.histogram import SCORE_BINS
 from fedmarket.privacy.mechanism import NOISE_REACH, Grid, Mechanism, Phase, finest_step
 
@@ -105,6 +105,11 @@ class PrivacyPlan:
         """
         counts = releases if releases is not None else {m.phase: m.releases for m in self.mechanisms}
         return max((self._spent(group, counts) for group in self._groups()), key=lambda found: found.epsilon)
+
+    def exact_epsilon(self, releases: dict[Phase, int]) -> float:
+        """Return the exact epsilon of ``releases`` uses of full-batch mechanisms, without a second opinion."""
+        events = tuple(m.event(releases[m.phase]) for m in self.mechanisms if releases.get(m.phase, 0))
+        return exact_epsilon(under(events, self.adjacency), self.delta)
 
     def epsilon_against(self, shares: int) -> float:
         """Return epsilon of the whole run against an observer who misses ``shares`` shares of noise, or more.
@@ -281,13 +286,17 @@ def _mechanism(phase: Phase, clip_norm: float, noise_multiplier: float, releases
 def _update_noise(plan: PrivacyPlan, epsilon: float) -> float:
     """Return the smallest noise multiplier of the updates, to six digits, with which training spends ``epsilon``."""
     training: dict[Phase, int] = {m.phase: m.releases for m in plan.mechanisms if m.phase not in HELD_OUT}
+    whole = all(mechanism.sample_rate == 1 for mechanism in plan.mechanisms)
 
     def excess(log_noise: float) -> float:
-        return float(np.log(with_update_noise(plan, float(np.exp(log_noise))).spent(training).epsilon / epsilon))
+        tried = with_update_noise(plan, float(np.exp(log_noise)))
+        # Of full batches the exact formula finds the root at once; what is promised is checked below.
+        found = tried.exact_epsilon(training) if whole else tried.spent(training).epsilon
+        return float(np.log(found / epsilon))
 
     low, high = _bracket(excess, _first_guess(plan, epsilon), epsilon)
-    noise = _rounded_up(float(np.exp(brentq(excess, low, high, xtol=1e-5))))
-    while excess(float(np.log(noise))) > 0:  # the root is found to 1e-5, the promise holds exactly
+    noise = _rounded_up(float(np.exp(brentq(excess, low, high, xtol=1e-6))))
+    while not with_update_noise(plan, noise).spent(training).epsilon <= epsilon:  # the promise holds exactly
         noise = _rounded_up(noise * 1.00001)
     return noise
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,10 +25,10 @@ from fedmarket.errors import ProtocolError
 from fedmarket.models.propensity import PropensityNetwork, parameter_count
 
 CHUNK = 4096
-"""Rows that are worked on at once: the memory for their gradients or their float64 copies stays bounded."""
+"""Rows that are worked on at once: the memory for their gradients stays bounded."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """Rows as the network sees them.
 
@@ -52,15 +53,23 @@ class Batch:
             customers=None if self.customers is None else self.customers[rows],
         )
 
-    def chunks(self, size: int) -> Iterator["Batch"]:
-        """Give the rows in chunks of about ``size``; no customer is cut in two."""
-        start = 0
+    @cached_property
+    def chunks(self) -> tuple["Batch", ...]:
+        """The rows in chunks of about ``CHUNK``; no customer is cut in two."""
+        chunks, start = [], 0
         while start < len(self.labels):
-            stop = min(start + size, len(self.labels))
+            stop = min(start + CHUNK, len(self.labels))
             if self.customers is not None:
                 stop = int(torch.searchsorted(self.customers, self.customers[stop - 1], right=True))
-            yield self.taken(slice(start, stop))
+            chunks.append(self.taken(slice(start, stop)))
             start = stop
+        return tuple(chunks)
+
+    @cached_property
+    def exact(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows (n, width) and the norms (n,) of rows with the intercept's 1, in float64: the same each round."""
+        rows = self.features.double()
+        return rows, (torch.linalg.vector_norm(rows, dim=1) ** 2 + 1.0).sqrt()
 
 
 @contextmanager
@@ -98,7 +107,7 @@ def clipped_gradient_sum(network: nn.Module, batch: Batch, *, clip_norm: float) 
         raise ProtocolError("the parameters are not finite; nothing is sent")
     total = np.zeros(parameter_count(network))
     with one_thread():
-        for chunk in batch.chunks(CHUNK):
+        for chunk in batch.chunks:
             total += _chunk_sum(network, chunk, clip_norm)
     if not np.isfinite(total).all():
         raise ProtocolError("the gradient sum is not finite; nothing is sent")
@@ -119,7 +128,7 @@ def _chunk_sum(network: nn.Module, batch: Batch, clip_norm: float) -> FloatArray
 def _linear_sum(network: nn.Module, batch: Batch, clip_norm: float) -> FloatArray:
     """Return the clipped sum of ``residual * (row, 1)``; in float64 no product of finite float32 overflows."""
     rows, residuals = _residuals(network, batch)
-    norms = residuals.abs() * (torch.linalg.vector_norm(rows, dim=1) ** 2 + 1.0).sqrt()
+    norms = residuals.abs() * batch.exact[1]
     finite = norms.isfinite()
     if not bool(finite.all()):
         rows, residuals, norms = rows[finite], residuals[finite], norms[finite]
@@ -135,7 +144,7 @@ def _linear_rows(network: nn.Module, batch: Batch) -> torch.Tensor:
 def _residuals(network: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the rows (n, width) and weight times prediction less label (n,), float64."""
     weight, bias = (parameter.detach().double().reshape(-1) for parameter in network.parameters())
-    rows = batch.features.double()
+    rows, _ = batch.exact
     residuals = torch.sigmoid(rows @ weight + bias) - batch.labels.double()
     return rows, residuals if batch.weights is None else residuals * batch.weights.double()
 
