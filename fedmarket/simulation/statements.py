@@ -18,7 +18,10 @@ GENERATOR_WORDS = {
 }
 
 ASSUMPTIONS = (
-    "Each customer has one row at each party; a customer held by several parties spends the sum of their epsilons.",
+    "A customer is one row, or all rows of one value of the contract's customer column; one who is held by several "
+    "parties spends the sum of their epsilons.",
+    "Whether a customer is trained on or held out is fixed before the run and depends on nobody else: each one pays for "
+    "its own releases alone.",
     "Party names, declared sizes, contract and configuration are public; neighbouring tables declare the same size.",
 )
 
