@@ -20,8 +20,8 @@ GENERATOR_WORDS = {
 ASSUMPTIONS = (
     "A customer is one row, or all rows of one value of the contract's customer column; one who is held by several "
     "parties spends the sum of their epsilons.",
-    "Whether a customer is trained on or held out is fixed before the run and depends on nobody else: each one pays for "
-    "its own releases alone.",
+    "Whether a customer is trained on or held out is fixed before the run and depends on nobody else: each one pays "
+    "for its own releases alone.",
     "Party names, declared sizes, contract and configuration are public; neighbouring tables declare the same size.",
 )
 
