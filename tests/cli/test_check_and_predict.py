@@ -82,7 +82,10 @@ def model(shop) -> Path:
     width = layout_of(contract, binning=False).width
     parameters = pl.Series(range(1, width + 2)).to_numpy() / 10.0
     state = ModelState(
-        centre=parameters[:-1] / 10, parameters=parameters, calibration=pl.Series([0.0, 1.0, 0.0]).to_numpy()
+        centre=parameters[:-1] / 10,
+        scale=parameters[1:],
+        parameters=parameters,
+        calibration=pl.Series([0.0, 1.0, 0.0]).to_numpy(),
     )
     path = shop.folder / "model.safetensors"
     save_model(path, state, model=LogisticModel(kind="logistic", binning=False), contract=contract, private=True)
@@ -125,7 +128,7 @@ def test_a_customer_column_names_the_scores(fedmarket: Callable, shop):
     contract = load_contract(shop.contract)
     width = layout_of(contract, binning=False).width
     zeros = pl.Series([0.0] * (width + 1)).to_numpy()
-    state = ModelState(centre=zeros[:-1], parameters=zeros, calibration=zeros[:3])
+    state = ModelState(centre=zeros[:-1], scale=zeros[:-1], parameters=zeros, calibration=zeros[:3])
     path = shop.folder / "m.safetensors"
     save_model(path, state, model=LogisticModel(kind="logistic", binning=False), contract=contract, private=True)
     assert predict(fedmarket, shop, path).code == 0

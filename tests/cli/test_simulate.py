@@ -31,7 +31,7 @@ CONFIG_ERRORS = {
     "unknown key, with those that are known": (
         "epsilon = 1.0",
         "epsilon = 1.0\nepsilonn = 1.0",
-        "expected one of calibration_rounds, calibration_share, centre_share, clip_norm, epsilon, generator, noise",
+        "expected one of calibration_rounds, calibration_share, centre_share, clip_norm, colluders, epsilon, generator",
     ),
     "unknown key of one kind": (
         'kind = "file"',
@@ -43,6 +43,12 @@ CONFIG_ERRORS = {
     "clip zero": ("clip_norm = 1.0", "clip_norm = 0.0", "privacy.clip_norm"),
     "rate above one": ("sample_rate = 1.0", "sample_rate = 1.5", "privacy.sample_rate"),
     "rate zero": ("sample_rate = 1.0", "sample_rate = 0", "privacy.sample_rate"),
+    "noise of another kind": ('noise = "local"', 'noise = "central"', "privacy.noise: Input should be 'local'"),
+    "no colluder": ("colluders = 1", "colluders = 0", "privacy.colluders"),
+    "half an evaluation": ("private_evaluation = true", "private_evaluation = 1", "privacy.private_evaluation"),
+    "a walk backwards": ("noise_walk = 0.17", "noise_walk = -0.1", "training.noise_walk"),
+    "no row norm": ("row_norm = 3.5", "row_norm = 1.0", "scaling.row_norm"),
+    "an exponent above one": ("exponent = 0.35", "exponent = 1.5", "scaling.exponent"),
     "shares": ("centre_share = 0.05", "centre_share = 0.96", "centre_share + privacy.calibration_share must be below"),
     "generator": ("seeded-for-tests", "mersenne-twister", "privacy.generator"),
     "no seed": ("seeds = [0]", "seeds = []", "seeds"),
@@ -98,6 +104,8 @@ CONTRACT_ERRORS = {
     "no adjacency": ('adjacency = "add-or-remove-one"', "", "privacy.adjacency: missing"),
     "no minimum": ("minimum_parties = 2", "", "minimum_parties: missing"),
     "bounds": ("lower = 0", "lower = 9999", "lower must be below upper in column 'spend'"),
+    "no weight": ("upper = 5000", "upper = 5000\nweight = 0", "weight: Input should be greater than 0"),
+    "a heavy weight": ("upper = 5000", "upper = 5000\nweight = 11", "weight: Input should be less than or equal to 10"),
     "label as a feature": ('name = "town"', 'name = "bought"', "the label column 'bought' must not be a feature"),
     "more parties than there are": (
         "minimum_parties = 2",
@@ -121,6 +129,44 @@ def test_sampling_under_replacement_is_refused(fedmarket: Callable, shop, no_tra
     ran = fedmarket("simulate", shop.config, "--set", "privacy.sample_rate=0.5")
     assert "privacy.sample_rate: expected 1 under the contract's adjacency replace-one" in ran.error
     assert ran.code == 2
+
+
+SHARED = ("--set", "privacy.noise=distributed")
+
+
+@pytest.mark.parametrize("colluders", [3, 4, 100])
+def test_colluders_who_leave_no_noise_are_refused_where_it_is_shared(fedmarket, shop, no_training, colluders: int):
+    words = ("--set", f"privacy.colluders={colluders}")
+    ran = fedmarket("simulate", shop.config, *SHARED, *words)
+    assert ran.error.endswith(
+        "privacy.colluders must be below federation.minimum_survivors: nobody's noise would be left"
+    )
+    assert ran.code == 2
+    assert not (shop.folder / "out").exists()
+    with pytest.raises(AssertionError, match="a round was opened"):
+        fedmarket("simulate", shop.config, *words)
+
+
+def test_several_local_steps_are_refused_where_noise_is_shared(fedmarket: Callable, shop, no_training):
+    words = ("--set", "training.local_steps=2")
+    ran = fedmarket("simulate", shop.config, *SHARED, *words)
+    assert ran.error.startswith("training.local_steps: expected 1 with distributed noise, got 2 (")
+    assert ran.code == 2
+    assert not (shop.folder / "out").exists()
+    with pytest.raises(AssertionError, match="a round was opened"):
+        fedmarket("simulate", shop.config, *words)
+
+
+def test_an_experiment_with_shared_noise_ends_with_its_files(fedmarket: Callable, write_market, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    ran = fedmarket("simulate", write_market(tmp_path), *SHARED)
+    assert ran.code == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert (results["plan"]["noise"], results["plan"]["shares"]) == ("distributed", 2)
+    assert all(0.97 < spent["epsilon"] <= 1.0 for spent in results["privacy"].values())
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Who looks" in page
+    assert "another party, which knows its own share of the noise" in page
 
 
 @pytest.mark.parametrize(

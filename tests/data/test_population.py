@@ -1,5 +1,6 @@
 """One seed deals every row once; a party that cannot train is refused by name."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,8 +86,80 @@ def test_parties_are_sorted_and_the_same_in_training_and_test(population: Popula
 
 def test_a_split_keeps_a_row_on_both_sides_even_of_two():
     for share in (0.01, 0.99):
-        kept = [part.size for part in module._split(np.array([4, 7]), share, np.random.default_rng(0))]
+        kept = [part.size for part in module._split(np.array([4, 7]), None, share, np.random.default_rng(0))]
         assert kept == [1, 1]
+
+
+# Customers with several rows.
+
+
+BY_CUSTOMER = TERMS.model_copy(update={"privacy": TERMS.privacy.model_copy(update={"unit": "column:客户"})})
+
+
+def with_customers(folder: Path, *, customers: int = 60, rows: tuple[int, ...] = (1, 2, 5)) -> Path:
+    """Write ``customers`` customers with in turn so many rows, all at random places in the file."""
+    names = [f"c{place}" for place in range(customers) for _ in range(rows[place % len(rows)])]
+    order = np.random.default_rng(4).permutation(len(names))
+    path = folder / "客户.csv"
+    table = {
+        "年龄": [30] * len(names),
+        "town": ["甲" if int(name[1:]) % 2 else "乙" for name in names],
+        "购买": ["是" if place % 3 else "否" for place in range(len(names))],
+        "客户": names,
+    }
+    pl.DataFrame(table)[order].write_csv(path)
+    return path
+
+
+BY_TOWN = {"kind": "column", "column": "town"}
+
+
+def test_customers_are_numbered_where_a_column_names_them_and_nowhere_else(tmp_path: Path):
+    path = with_customers(tmp_path)
+    assert load_population(own_file(path), TERMS).customers is None
+    rows = load_population(own_file(path), BY_CUSTOMER)
+    assert rows.customers is not None
+    assert rows.customers.dtype == np.int64
+    named = dict(zip(rows.customers.tolist(), rows.table["客户"].to_list(), strict=True))
+    assert len(named) == rows.table["客户"].n_unique() == 60
+    assert [named[number] for number in rows.customers] == rows.table["客户"].to_list()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_customer_has_rows_in_training_and_in_test(tmp_path: Path, seed: int):
+    data = own_file(with_customers(tmp_path), BY_TOWN)
+    rows = load_population(data, BY_CUSTOMER)
+    dealt = deal(rows, data, seed=seed)
+    everyone = np.concatenate([*dealt.train.values(), *dealt.test.values()])
+    np.testing.assert_array_equal(np.sort(everyone), np.arange(rows.labels.size))
+    for name in dealt.train:
+        train, test = (rows.customers[part[name]] for part in (dealt.train, dealt.test))
+        assert not set(train) & set(test)
+        assert len(set(test)) == round(0.2 * 30)
+        assert len(set(train)) == 30 - round(0.2 * 30)
+
+
+def test_a_split_by_rows_would_tear_customers_apart(tmp_path: Path):
+    data = own_file(with_customers(tmp_path), BY_TOWN)
+    rows = load_population(data, BY_CUSTOMER)
+    torn = deal(replace(rows, customers=None), data, seed=0)
+    assert any(set(rows.customers[torn.train[name]]) & set(rows.customers[torn.test[name]]) for name in torn.train)
+
+
+def test_the_rows_of_a_customer_are_dealt_together_in_rising_order(tmp_path: Path):
+    data = own_file(with_customers(tmp_path), BY_TOWN)
+    rows = load_population(data, BY_CUSTOMER)
+    dealt = deal(rows, data, seed=0)
+    for part in (*dealt.train.values(), *dealt.test.values()):
+        assert (np.diff(rows.customers[part]) >= 0).all()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.99])
+def test_a_split_keeps_a_customer_on_both_sides_even_of_two(share: float):
+    customers = np.array([5, 3, 5, 5, 3])
+    train, test = module._split(np.arange(5), customers, share, np.random.default_rng(0))
+    assert {len(set(customers[part])) for part in (train, test)} == {1}
+    assert sorted([*train, *test]) == [0, 1, 2, 3, 4]
 
 
 def test_an_own_file_is_known_by_its_name_alone_and_dealt_by_its_column(tmp_path: Path):

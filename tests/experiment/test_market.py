@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
+from fedmarket.data.synthetic import synthetic_market
 from fedmarket.errors import ConfigError, UsageError
 from fedmarket.experiment.arms import ARMS, arm_named, terms_of
 from fedmarket.experiment.market import POOL, Market, MarketKey, declared_rows, forget_markets, open_market
@@ -25,7 +27,10 @@ def test_the_pool_holds_every_partys_rows_once_and_declares_their_sizes(path: Pa
     market = opened(path)
     parties = [market.party(JOINT, name) for name in market.names]
     pool = market.party(arm_named("pooled_dp"), POOL)
-    np.testing.assert_array_equal(pool.features, np.concatenate([party.features for party in parties]))
+    for part in ("rows", "held_out"):
+        each = [getattr(party, part) for party in parties]
+        np.testing.assert_array_equal(getattr(pool, part).features, np.concatenate([rows.features for rows in each]))
+        np.testing.assert_array_equal(getattr(pool, part).labels, np.concatenate([rows.labels for rows in each]))
     assert pool.declared_rows == sum(party.declared_rows for party in parties)
     assert len(market.names) == 4
 
@@ -106,3 +111,72 @@ def test_a_document_that_changed_is_read_anew(write_market, tmp_path: Path):
     write_market(tmp_path, ("customers = 1500", "customers = 1600"))
     forget_markets()
     assert opened(path).population.labels.size == 1600
+
+
+# Customers with several rows.
+
+
+CUSTOMER_UNIT = ('unit = "row"', 'unit = "column:client"')
+OWN_FILE = (
+    'kind = "synthetic-market"\ncustomers = 1500\nparties = 4\nseed = 7',
+    'kind = "file"\npath = "clients.csv"\npartition = { kind = "column", column = "company" }',
+)
+
+
+@pytest.fixture(scope="module")
+def clients(write_market, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four companies with 60 customers each, of three rows each; ten customers are of two companies."""
+    path = write_market(tmp_path_factory.mktemp("clients"), OWN_FILE)
+    contract = path.parent / "contract.toml"
+    contract.write_text(contract.read_text(encoding="utf-8").replace(*CUSTOMER_UNIT), encoding="utf-8")
+    source = synthetic_market(customers=800, parties=4, seed=7).table[:720]
+    places = np.random.default_rng(1).permutation(720)
+    customer = [place // 3 if place < 690 else (place - 690) // 3 for place in range(720)]
+    table = source.with_columns(
+        company=pl.Series([f"company-{place // 180}" for place in range(720)]),
+        client=pl.Series([f"client-{number}" for number in customer]),
+    )
+    table[places].write_csv(path.parent / "clients.csv")
+    return path
+
+
+def test_declared_sizes_count_customers_and_not_their_rows(clients: Path):
+    market = opened(clients)
+    for name in market.names:
+        party = market.party(JOINT, name)
+        assert len(party.rows.labels) == 3 * 48
+        assert market.customers_in(market.deal.train[name]) == 48
+        assert party.declared_rows == declared_rows(48) == 50
+    assert market.customers_in(market.test_rows) < len(market.test_rows) == 4 * 3 * 12
+
+
+def test_a_party_knows_whose_row_each_is_and_the_rows_stand_together(clients: Path):
+    market = opened(clients)
+    names = market.population.table["client"].to_numpy()
+    for name in market.names:
+        party = market.party(JOINT, name)
+        for rows, numbers in ((party.rows, market.deal.train[name]), (party.held_out, market.deal.test[name])):
+            assert (np.diff(rows.customers) >= 0).all()
+            assert rows.shares.tolist() == [1 / 3] * len(rows.labels)
+            whose = {number: set(names[numbers][rows.customers == number]) for number in set(rows.customers)}
+            assert all(len(clients_) == 1 for clients_ in whose.values())
+            np.testing.assert_array_equal(rows.features, market.features[numbers])
+
+
+def test_in_the_pool_a_customer_of_two_companies_is_one(clients: Path):
+    market = opened(clients)
+    pool = market.party(arm_named("pooled_dp"), POOL)
+    each = [market.party(JOINT, name) for name in market.names]
+    assert len(pool.rows.labels) == sum(len(party.rows.labels) for party in each)
+    assert (np.diff(pool.rows.customers) >= 0).all()
+    apart = sum(len(np.unique(party.rows.customers)) for party in each)
+    assert len(np.unique(pool.rows.customers)) < apart == 4 * 48
+    assert pool.rows.shares.min() == pytest.approx(1 / 6)
+    assert pool.rows.shares.sum() == pytest.approx(len(np.unique(pool.rows.customers)))
+
+
+def test_where_each_row_is_a_customer_no_rows_are_shared(path: Path):
+    market = opened(path)
+    party = market.party(JOINT, "bank")
+    assert party.rows.customers is party.rows.shares is party.held_out.customers is None
+    assert market.customers_in(market.test_rows) == len(market.test_rows)

@@ -21,7 +21,7 @@ from fedmarket.experiment.arms import arm_named, terms_of
 from fedmarket.federation.coordinator import Coordinator
 from fedmarket.federation.identity import new_identity
 from fedmarket.federation.messages import Invitation, Request, Update
-from fedmarket.federation.party import Party, PartyState
+from fedmarket.federation.party import Party, PartyState, Rows
 from fedmarket.federation.roster import Member as RosterMember
 from fedmarket.federation.roster import Roster, new_roster
 from fedmarket.federation.seat import Seat
@@ -46,6 +46,9 @@ CONTRACT = Contract.model_validate(
 RUN = b"one run's number"
 
 FOUR = ("a", "b", "c", "d")
+
+PARTS = ("centre", "scale", "parameters", "calibration")
+"""The vectors of a model."""
 
 Lost = Mapping[tuple[int, str], Collection[str]]
 """(round, step) -> names of the parties whose answers never come from then on in that round."""
@@ -144,8 +147,7 @@ class View:
         for at, request in self.requests.items():
             seen[*at, "packet"], seen[*at, "model hash"] = request.packet, request.model_hash
             if request.model:
-                vectors = (request.model.centre, request.model.parameters, request.model.calibration)
-                seen[*at, "model"] = b"".join(vector.tobytes() for vector in vectors)
+                seen[*at, "model"] = b"".join(getattr(request.model, part).tobytes() for part in PARTS)
         return seen
 
 
@@ -158,6 +160,7 @@ class World:
 
     run = RUN
     four = FOUR
+    parts = PARTS
     circle = Circle
     same = staticmethod(same)
     identity_of = staticmethod(identity_of)
@@ -178,29 +181,46 @@ class World:
             self._terms[key] = replace(terms, **changed)
         return self._terms[key]
 
-    def rows(self, count: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, count: int, *, seed: int = 0, customers: np.ndarray | None = None) -> Rows:
         rng = np.random.default_rng(seed)
         features = np.zeros((count, 4), dtype=np.float32)
         features[:, [0, 2]] = rng.uniform(-0.9, 0.9, (count, 2))
         labels = (rng.uniform(size=count) < 0.3 + 0.3 * features[:, 0]).astype(np.float32)
-        return features, labels
+        return Rows(features=features, labels=labels, customers=customers)
 
     def party(
-        self, name: str, terms: Terms, *, roster: Iterable[str] = FOUR, rows: int = 40, seed: int = 0, **changed: object
+        self,
+        name: str,
+        terms: Terms,
+        *,
+        roster: Iterable[str] = FOUR,
+        rows: int | Rows = 40,
+        held_out: int | Rows = 10,
+        seed: int = 0,
+        **changed: object,
     ) -> Party:
-        features, labels = self.rows(rows, seed=seed)
+        """Return a party of rows as given, or of so many; it declares as many as it trains on."""
+        rows = self.rows(rows, seed=seed) if isinstance(rows, int) else rows
+        held_out = self.rows(held_out, seed=seed + 1000) if isinstance(held_out, int) else held_out
         seat = None
         if terms.secagg == "secure":
             seat = Seat(identity=identity_of(name), roster=roster_of(roster, minimum=terms.minimum_survivors))
-        fields = {"features": features, "labels": labels, "declared_rows": rows, "seat": seat} | changed
-        return Party(name=name, terms=terms, **fields)
+        fields = {"declared_rows": len(rows.labels), "seat": seat} | changed
+        return Party(name=name, terms=terms, rows=rows, held_out=held_out, **fields)
 
     def member(
-        self, name: str, *, arm: str = "federated_dp", secagg: str | None = None, rows: int = 40, seed: int = 0
+        self,
+        name: str,
+        *,
+        arm: str = "federated_dp",
+        secagg: str | None = None,
+        rows: int | Rows = 40,
+        held_out: int | Rows = 10,
+        seed: int = 0,
     ) -> Member:
         """Return one party that has joined a run, in the open or among ``FOUR``."""
         terms = self.terms(arm, **({"secagg": secagg} if secagg else {}))
-        member = self.fresh(self.party(name, terms, rows=rows, seed=seed))
+        member = self.fresh(self.party(name, terms, rows=rows, held_out=held_out, seed=seed))
         member.join(self.invitation(member.party))
         return member
 
@@ -215,6 +235,7 @@ class World:
     def model(self, terms: Terms, **changed: object) -> ModelState:
         fields = {
             "centre": np.zeros(terms.width),
+            "scale": np.ones(terms.width),
             "parameters": np.zeros(terms.parameters),
             "calibration": UNCALIBRATED.copy(),
         }
@@ -222,12 +243,12 @@ class World:
 
     def request(self, terms: Terms, number: int, **changed: object) -> Request:
         """Return the request that opens round ``number``; in the open it is the only one."""
-        parts = {key: changed.pop(key) for key in ("centre", "parameters", "calibration") if key in changed}
+        parts = {key: changed.pop(key) for key in PARTS if key in changed}
         model = self.model(terms, **parts)
         step = terms.steps[0]
         fields = {
             "round_number": number,
-            "phase": terms.phase_of(number) if number < terms.rounds else "calibrate",
+            "phase": terms.phase_of(number) if number < terms.rounds else "evaluate",
             "step": step,
             "model_hash": hash_or_zeros(model),
             "model": model if changed.get("step", step) in RELEASING else None,
@@ -241,7 +262,7 @@ class World:
         """Let ``member`` answer all secure steps of a round before ``until``; return the round and the next request."""
         terms = member.party.terms
         opening = self.request(terms, number, step="advertise", **changed)
-        model = self.model(terms, **{k: v for k, v in changed.items() if k in ("centre", "parameters", "calibration")})
+        model = self.model(terms, **{k: v for k, v in changed.items() if k in PARTS})
         circle, updates = Circle(member, opening), []
         for step in terms.steps:
             packet = circle.packet(step)
@@ -361,17 +382,22 @@ class World:
 
 def hash_or_zeros(model: ModelState) -> bytes:
     """Return the model's hash, zeros for vectors that no model has."""
-    parts = (model.centre, model.parameters, model.calibration)
+    parts = [getattr(model, part) for part in PARTS]
     return model.hash if all(part.dtype.kind == "f" and part.ndim == 1 for part in parts) else bytes(32)
+
+
+TRAINING = "rounds = 3\nlocal_steps = 1\nlocal_learning_rate = 1.0\nlearning_rate = 1.0"
 
 
 @pytest.fixture(scope="session")
 def world(write_market: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> World:
-    path: Path = write_market(
-        tmp_path_factory.mktemp("world"),
-        (
-            "rounds = 3\nlocal_steps = 1\nlocal_learning_rate = 1.0\nlearning_rate = 1.0",
-            "rounds = 3\nlocal_steps = 2\nlocal_learning_rate = 1.0\nlearning_rate = 1.0",
-        ),
-    )
-    return World(load_config(path))
+    """Two local steps, and noise of each party that is enough alone."""
+    two_steps = (TRAINING, TRAINING.replace("local_steps = 1", "local_steps = 2"))
+    return World(load_config(write_market(tmp_path_factory.mktemp("world"), two_steps)))
+
+
+@pytest.fixture(scope="session")
+def sharing(write_market: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> World:
+    """One local step, and noise that parties share: sized for two of the least three, as one may collude."""
+    changed = ('noise = "local"', 'noise = "distributed"')
+    return World(load_config(write_market(tmp_path_factory.mktemp("sharing"), changed)))

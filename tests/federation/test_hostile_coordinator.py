@@ -12,8 +12,10 @@ from fedmarket.aggregation.secagg.keys import ADVERT_SIZE, SEALED_SIZE
 from fedmarket.aggregation.secagg.wire import ENVELOPE_SIZE, from_bitmap, write_sets
 from fedmarket.aggregation.steps import SECURE
 from fedmarket.errors import BadMessage, ConfigError, PlanError, Refusal
+from fedmarket.federation.party import PartyState
 from fedmarket.federation.roster import Roster
 from fedmarket.federation.seat import Seat
+from fedmarket.privacy.budget import Spending
 
 ADVERT, TEXT, CONSENT = ENVELOPE_SIZE + ADVERT_SIZE, 2 + SEALED_SIZE, ENVELOPE_SIZE + 2
 """Bytes of the records that a party of four gets."""
@@ -95,6 +97,8 @@ def test_a_party_without_a_seat_neither_joins_nor_answers(world):
     member = world.fresh(world.party("a", world.terms(), seat=None))
     with pytest.raises(ConfigError, match="the terms ask for secure aggregation, but it has no identity"):
         member.join(world.invitation(member.party))
+    assert member.kept == []
+    member.state = PartyState(run=world.run)
     with pytest.raises(ConfigError, match="it has no identity"):
         member.answer(world.request(member.party.terms, 0))
     assert member.kept == []
@@ -124,7 +128,7 @@ def test_steps_out_of_order_get_no_answer_and_end_the_round(world, until: str, a
     member = world.member("a")
     _, request, _ = world.follow(member, 1, until=until)
     model = world.model(member.party.terms)
-    with pytest.raises(Refusal, match="the last step answered is"):
+    with pytest.raises(Refusal, match=f"asked for the step {asked}, but {until} is due"):
         member.answer(replace(request, step=asked, model=model if asked == "mask" else None))
     assert member.state.secagg == b""
     with pytest.raises(Refusal, match="this party is not in it"):
@@ -183,7 +187,7 @@ def test_parties_shown_different_models_share_nothing_unless_enough_saw_the_same
         else:
             with pytest.raises(Refusal, match=f"expected at least 3 parties that advertise keys, got {len(group)}"):
                 again.answer(replace(request, packet=alike))
-        assert member.state.spending.releases() == {"centre": 0, "update": 0, "calibrate": 0}
+        assert member.state.spending == Spending()
 
 
 def test_parties_of_different_runs_refuse_each_other(world):

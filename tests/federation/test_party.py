@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields, replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmarket.errors import BadMessage, DataError, FedmarketError, PlanError, Refusal
-from fedmarket.federation.party import Party, PartyState
+from fedmarket.federation.party import Party, PartyState, Rows
 from fedmarket.models.released import ModelState
 from fedmarket.privacy.budget import Spending
 
-WHOLE = Spending(centre=1, update=6, calibrate=3)
-"""What the plan of these tests allows: one round of centre, three of two steps, three of calibration."""
+WHOLE = Spending(centre=1, update=6, calibrate=3, evaluate=1)
+"""What the plan of these tests allows: one round of centre, three of two steps, three of calibration, one of scores."""
 
 
 MODES = pytest.mark.parametrize("secagg", ["ideal", "secure"])
@@ -44,13 +45,13 @@ def test_an_answer_says_who_it_is_from_and_what_it_answers(world, secagg: str):
 
 
 @MODES
-@pytest.mark.parametrize("number", [-(10**9), -1, 0, 1, 7, 8, 10**18])
+@pytest.mark.parametrize("number", [-(10**9), -1, 0, 1, 8, 9, 10**18])
 def test_a_round_that_is_repeated_older_or_beyond_the_run_is_refused(world, secagg: str, number: int):
     member = world.member("a", secagg=secagg)
     for done in (0, 1):
         world.released(member, done)
     before = member.state
-    with pytest.raises(BadMessage, match=rf"round {number} is not open: last entered 1, the run has 7"):
+    with pytest.raises(BadMessage, match=rf"round {number} is not open: last entered 1, the run has 8"):
         member.answer(replace(world.request(member.party.terms, 1), round_number=number))
     assert member.state == before
 
@@ -69,7 +70,16 @@ def test_skipped_rounds_are_not_spent_and_never_come_back(world, secagg: str):
 @MODES
 @pytest.mark.parametrize(
     ("number", "phase"),
-    [(0, "update"), (0, "calibrate"), (1, "centre"), (3, "calibrate"), (4, "update"), (1, "x" * 99)],
+    [
+        (0, "update"),
+        (0, "calibrate"),
+        (1, "centre"),
+        (3, "calibrate"),
+        (4, "update"),
+        (6, "evaluate"),
+        (7, "calibrate"),
+        (1, "x" * 99),
+    ],
 )
 def test_the_round_decides_the_phase_not_the_coordinator(world, secagg: str, number: int, phase: str):
     member = world.member("a", secagg=secagg)
@@ -80,10 +90,12 @@ def test_the_round_decides_the_phase_not_the_coordinator(world, secagg: str, num
 
 BAD_MODELS = {
     "nan": {"parameters": np.array([0.0, np.nan, 0.0, 0.0, 0.0])},
+    "infinite scale": {"scale": np.array([1.0, 1.0, np.inf, 1.0])},
     "infinite": {"centre": np.array([0.0, 0.0, -np.inf, 0.0])},
     "beyond float32": {"parameters": np.full(5, 1e39)},
     "nan calibration": {"calibration": np.array([np.nan, 1.0, 0.0])},
     "short": {"parameters": np.zeros(4)},
+    "short scale": {"scale": np.ones(3)},
     "long": {"centre": np.zeros(5)},
     "column": {"parameters": np.zeros((5, 1))},
     "scalar": {"calibration": np.array(0.0)},
@@ -101,12 +113,12 @@ BAD_MODELS = {
 
 @MODES
 @pytest.mark.parametrize("name", BAD_MODELS)
-@pytest.mark.parametrize("number", [0, 1, 4])
+@pytest.mark.parametrize("number", [0, 1, 4, 7])
 def test_a_model_that_is_not_finite_float64_of_the_right_shape_is_refused_before_it_costs(
     world, secagg: str, name: str, number: int
 ):
     member = world.member("a", secagg=secagg)
-    with pytest.raises(BadMessage, match=r"^(centre|parameters|calibration): expected"):
+    with pytest.raises(BadMessage, match=r"^(centre|scale|parameters|calibration): expected"):
         world.released(member, number, **BAD_MODELS[name])
     assert member.state.spending == Spending()
     assert member.state.secagg == b""
@@ -127,16 +139,23 @@ def test_a_model_other_than_the_announced_one_or_none_is_refused_before_it_costs
 
 
 @MODES
-def test_the_largest_model_that_is_let_in_decides_nothing_by_a_row(world, secagg: str):
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.parametrize("moved", ["centre", "scale", "both"])
+def test_the_largest_model_that_is_let_in_decides_nothing_by_a_row(world, secagg: str, moved: str):
     """No refusal may depend on a row: extreme numbers get an answer, with or without the row that overflows."""
     largest = float(np.finfo(np.float32).max) / 2
-    for number in (1, 4):
-        for rows in (40, 0):
+    extreme = {"parameters": np.array([1.0, 1.0, -1.0, 1.0, 1.0]) * largest}
+    if moved != "scale":
+        extreme["centre"] = np.full(4, -largest)
+    if moved != "centre":
+        extreme["scale"] = np.full(4, largest)
+    for number in (1, 4, 7):
+        for count in (40, 0):
+            rows = world.rows(count)
+            if count:
+                rows.features[0] = [0.9, 0.0, -0.9, 0.0]
             member = world.member("a", secagg=secagg)
-            member.party.features, member.party.labels = world.rows(rows)
-            if rows:
-                member.party.features[0] = [0.9, 0.0, -0.9, 0.0]
-            extreme = {"parameters": np.array([1.0, 1.0, -1.0, 1.0, 1.0]) * largest, "centre": np.full(4, -largest)}
+            member.party.rows = member.party.held_out = rows
             words = world.released(member, number, **extreme)
             assert np.isfinite(member.party.terms.grid_of(member.party.terms.phase_of(number)).decode(words)).all()
 
@@ -154,10 +173,9 @@ def test_a_lost_reply_does_not_refund(world, secagg: str):
 def test_a_release_that_fails_after_the_charge_stays_spent(world, secagg: str):
     """A refusal that depends on noisy numbers has told something: it is paid for, and cannot be asked for again."""
     member = world.member("a", secagg=secagg)
-    features, labels = world.rows(40)
-    features[:] = [0.9, 0.0, 0.9, 0.0]
-    crowd = 20_000  # far more rows than the agreed range of the sum holds
-    member.party.features, member.party.labels = np.tile(features, (crowd // 40, 1)), np.tile(labels, crowd // 40)
+    crowd = world.rows(20_000)  # far more rows than the agreed range of the sum holds
+    crowd.features[:] = [0.9, 0.0, 0.9, 0.0]
+    member.party.rows = crowd
     with pytest.raises(BadMessage, match="out of the public range"):
         world.released(member, 0)
     assert (member.state.last_round, member.state.spending, member.state.secagg) == (0, Spending(centre=1), b"")
@@ -173,7 +191,7 @@ def test_nothing_is_computed_when_the_state_cannot_be_kept(world, monkeypatch: p
         _, request, _ = world.follow(member, 0, until="mask")
     computed: list[object] = []
     monkeypatch.setattr(Party, "_release", lambda *args: computed.append(args))
-    for fails in range(2):  # the round first, then the charge
+    for fails in range(1 if secagg == "ideal" else 2):  # under masks that the round is used up, then the charge
         kept: list[PartyState] = []
 
         def full_disk(state: PartyState, kept: list[PartyState] = kept, fails: int = fails) -> None:
@@ -219,7 +237,7 @@ def test_the_budget_refuses_when_the_rounds_would_not(world, secagg: str):
 
 messages = st.tuples(
     st.integers(-1, 9),
-    st.sampled_from(["centre", "update", "calibrate", None]),
+    st.sampled_from(["centre", "update", "calibrate", "evaluate", None]),
     st.sampled_from([None, None, None, *BAD_MODELS]),
 )
 
@@ -228,7 +246,7 @@ messages = st.tuples(
 def test_no_sequence_of_messages_releases_more_than_the_plan(world, sent):
     member = world.member("a", secagg="ideal", rows=5)
     terms = member.party.terms
-    released = {"centre": 0, "update": 0, "calibrate": 0}
+    released = dict.fromkeys(Spending().releases(), 0)
     answered: list[int] = []
     for number, phase, bad in sent:
         changed = (BAD_MODELS[bad] if bad else {}) | ({"phase": phase} if phase else {})
@@ -268,7 +286,7 @@ def test_the_update_carries_noise_of_the_plan(world, secagg: str):
     assert 0.2 * std < np.sqrt(np.mean(apart**2)) < 2.5 * std
 
 
-@pytest.mark.parametrize("number", [0, 2, 5])
+@pytest.mark.parametrize("number", [0, 2, 5, 7])
 def test_masked_or_in_the_open_the_words_are_the_same(world, number: int):
     secure, ideal = (world.released(world.member("a", secagg=mode), number) for mode in ("secure", "ideal"))
     np.testing.assert_array_equal(secure, ideal)
@@ -281,24 +299,25 @@ LARGE = 1234.5678
 @MODES
 def test_no_error_and_no_repr_carries_a_number_of_a_row(world, secagg: str):
     member = world.member("a", secagg=secagg)
-    member.party.features[:, 0] = MARKER
-    member.party.features[:, 2] = MARKER / 2
-    texts = [repr(member.party), str(member.party)]
-    for number in (*range(8), 0, -1):
+    for rows in (member.party.rows, member.party.held_out):
+        rows.features[:, 0] = MARKER
+        rows.features[:, 2] = MARKER / 2
+    texts = [repr(member.party), str(member.party), repr(member.party.rows)]
+    for number in (*range(9), 0, -1):
         for changed in (*BAD_MODELS.values(), {"phase": "centre"}, {}):
             if secagg == "secure":
-                member.state = replace(member.state, last_round=min(number, 6) - 1)
+                member.state = replace(member.state, last_round=min(number, 7) - 1)
             texts.append(repr(world.request(member.party.terms, number, **changed)))
             try:
                 world.released(member, number, **changed)
             except FedmarketError as error:
                 texts += [str(error), repr(error)]
             texts.append(repr(member.state))
-    features, labels = world.rows(3)
-    for cell in (LARGE, np.nan, np.inf):
-        features[1, 0] = cell
+    marked = world.rows(3)
+    for cell, place in product((LARGE, np.nan, np.inf), ("rows", "held_out")):
+        marked.features[1, 0] = cell
         with pytest.raises(DataError) as caught:
-            Party(name="a", terms=world.terms(), features=features, labels=labels, declared_rows=3)
+            world.party("a", world.terms(), **{place: marked})
         assert str(caught.value) == "party a: 1 encoded rows are not finite or beyond the norm bound"
         texts += [str(caught.value), repr(caught.value)]
     told = "\n".join(texts)
@@ -307,55 +326,55 @@ def test_no_error_and_no_repr_carries_a_number_of_a_row(world, secagg: str):
 
 
 def test_rows_of_another_width_or_without_labels_are_refused(world):
-    features, labels = world.rows(10)
-    for rows, said in ((features[:, :3], labels), (features, labels[:9]), (features[0], labels)):
-        with pytest.raises(DataError, match="expected rows of width 4 with one label each"):
-            Party(name="a", terms=world.terms(), features=rows, labels=said, declared_rows=10)
+    features, labels = world.rows(10).features, world.rows(10).labels
+    for found, said in ((features[:, :3], labels), (features, labels[:9]), (features[0], labels)):
+        for place in ("rows", "held_out"):
+            with pytest.raises(DataError, match="expected rows of width 4 with one label each"):
+                world.party("a", world.terms(), declared_rows=10, **{place: Rows(features=found, labels=said)})
 
 
 @pytest.mark.parametrize("declared", [0, -1, 2001, 10**12])
 def test_a_declared_size_outside_the_terms_is_refused(world, declared: int):
-    features, labels = world.rows(10)
     with pytest.raises(PlanError, match=f"party a: declares {declared} rows, expected at most"):
-        Party(name="a", terms=world.terms(), features=features, labels=labels, declared_rows=declared)
+        world.party("a", world.terms(), declared_rows=declared)
 
 
 def test_more_rows_than_the_integer_range_holds_are_refused_whatever_is_declared(world):
-    features, labels = world.rows(2001)
-    with pytest.raises(DataError, match=r"party a: has more rows than federation\.max_party_rows = 2000"):
-        Party(name="a", terms=world.terms(), features=features, labels=labels, declared_rows=2000)
+    for place in ("rows", "held_out"):
+        with pytest.raises(DataError, match=r"party a: has more rows than federation\.max_party_rows = 2000"):
+            world.party("a", world.terms(), declared_rows=2000, **{place: 2001})
 
 
 @pytest.mark.parametrize("label", [2.0, -1.0, 0.5, np.nan])
-def test_a_label_that_would_break_the_sensitivity_of_the_calibration_is_refused(world, label: float):
-    features, labels = world.rows(10)
-    labels[3] = label
-    with pytest.raises(DataError, match="party a: expected labels 0 and 1"):
-        Party(name="a", terms=world.terms(), features=features, labels=labels, declared_rows=10)
+def test_a_label_that_would_break_the_sensitivity_of_calibration_or_counts_is_refused(world, label: float):
+    for place in ("rows", "held_out"):
+        rows = world.rows(10)
+        rows.labels[3] = label
+        with pytest.raises(DataError, match="party a: expected labels 0 and 1"):
+            world.party("a", world.terms(), **{place: rows})
 
 
 def test_a_sample_of_less_than_one_row_is_refused(world):
-    features, labels = world.rows(10)
     plan = world.terms().plan
     rare = tuple(replace(m, sample_rate=0.09) if m.phase == "update" else m for m in plan.mechanisms)
     terms = replace(world.terms(), plan=replace(plan, mechanisms=rare))
     with pytest.raises(
         PlanError, match=r"party a: privacy\.sample_rate 0\.09 of 10 declared rows is less than one row"
     ):
-        Party(name="a", terms=terms, features=features, labels=labels, declared_rows=10)
-    Party(name="a", terms=terms, features=features, labels=labels, declared_rows=12)
+        world.party("a", terms, declared_rows=10)
+    world.party("a", terms, declared_rows=12)
 
 
-def test_the_party_keeps_rows_centred_on_the_model_of_the_round(world):
-    """A coordinator that changes the centre between rounds gets an answer about the new one."""
-    moved = {"centre": np.full(4, 0.25)}
-    one, two = world.member("a", arm="federated"), world.member("a", arm="federated")
-    world.released(one, 1)
-    again = world.released(one, 2, **moved)
-    fresh = world.released(two, 2, **moved)
-    np.testing.assert_array_equal(again, fresh)
-    unmoved = world.released(world.member("a", arm="federated"), 2)
-    assert (again != unmoved).any()
+def test_the_party_keeps_rows_centred_and_scaled_by_the_model_of_the_round(world):
+    """A coordinator that changes centre or scale between rounds gets an answer about the new one."""
+    for moved in ({"centre": np.full(4, 0.25)}, {"scale": np.full(4, 0.5)}):
+        one, two = world.member("a", arm="federated"), world.member("a", arm="federated")
+        world.released(one, 1)
+        again = world.released(one, 2, **moved)
+        fresh = world.released(two, 2, **moved)
+        np.testing.assert_array_equal(again, fresh)
+        unmoved = world.released(world.member("a", arm="federated"), 2)
+        assert (again != unmoved).any()
 
 
 def test_what_a_message_carries_is_not_in_its_repr(world):
@@ -366,5 +385,5 @@ def test_what_a_message_carries_is_not_in_its_repr(world):
     assert "model" not in repr(request)
     assert repr(request.packet)[2:40] not in repr(request)
     assert repr(updates[0]) == "Update(party='a', round_number=1, step='advertise')"
-    shown = 'PartyState(run=b"one run\'s number", last_round=1, spending=Spending(centre=0, update=0, calibrate=0))'
-    assert repr(member.state) == shown
+    spent = "Spending(centre=0, update=0, calibrate=0, evaluate=0)"
+    assert repr(member.state) == f'PartyState(run=b"one run\'s number", last_round=1, spending={spent})'

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmarket.aggregation.fixedpoint import FixedPoint
+from fedmarket.aggregation.scaling import Scaling
 from fedmarket.errors import BadMessage
 from fedmarket.federation.party import Party
 from fedmarket.federation.terms import Terms
@@ -15,7 +16,7 @@ from fedmarket.privacy.budget import Spending
 
 BITS = pytest.mark.parametrize("bits", [32, 64])
 MODES = pytest.mark.parametrize("secagg", ["ideal", "secure"])
-PHASES = ("centre", "update", "calibrate")
+PHASES = ("centre", "update", "calibrate", "evaluate")
 
 
 def integers(grid: FixedPoint, vector: np.ndarray) -> list[int]:
@@ -23,23 +24,39 @@ def integers(grid: FixedPoint, vector: np.ndarray) -> list[int]:
     return [round(value / grid.resolution) for value in vector.tolist()]
 
 
-def summed(world, coordinator, members, vectors: dict[str, np.ndarray]) -> None:
-    """Run the first round with each party's ``vectors`` instead of its feature sum."""
+def bare_means(patch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Return where the means of the first rounds will stand, before they are moved into the range of means."""
+    means: list[np.ndarray] = []
+    projected = Scaling.projected
+
+    def watched(scaling: Scaling, centre: np.ndarray) -> np.ndarray:
+        means.append(centre)
+        return projected(scaling, centre)
+
+    patch.setattr(Scaling, "projected", watched)
+    return means
+
+
+def summed(world, coordinator, members, vectors: dict[str, np.ndarray]) -> np.ndarray:
+    """Run the first round with each party's ``vectors`` instead of its feature sum; return their mean."""
     with pytest.MonkeyPatch.context() as patch:
+        means = bare_means(patch)
         patch.setattr(Party, "_release", lambda party, number, model: vectors[party.name])
         world.round(coordinator, members)
+    (mean,) = means
+    return mean
 
 
 def check_exact(world, vectors: list[np.ndarray], *, bits: int, secagg: str) -> None:
-    """Hold the model of a round of ``vectors`` against their sum in Python's own integers."""
+    """Hold the mean of a round of ``vectors`` against their sum in Python's own integers."""
     coordinator, members = world.market(len(vectors), secagg=secagg, modulus_bits=bits)
     grid = coordinator.terms.grid_of("centre")
-    summed(world, coordinator, members, {f"p{n}": vector for n, vector in enumerate(vectors)})
+    mean = summed(world, coordinator, members, {f"p{n}": vector for n, vector in enumerate(vectors)})
     assert coordinator.void_rounds == []
     exact = [sum(column) for column in zip(*(integers(grid, vector) for vector in vectors), strict=True)]
     assert max(map(abs, exact)) < 2 ** (bits - 1)
     rows = sum(coordinator.parties.values())
-    np.testing.assert_array_equal(coordinator.model.centre, np.array(exact, dtype=np.float64) * grid.resolution / rows)
+    np.testing.assert_array_equal(mean, np.array(exact, dtype=np.float64) * grid.resolution / rows)
 
 
 @BITS

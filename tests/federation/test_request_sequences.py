@@ -18,7 +18,7 @@ ON = None
 """Go on by the book: the next step of the open round, or the next round."""
 
 ASK = st.tuples(
-    st.integers(-1, 7),
+    st.integers(-1, 8),
     st.sampled_from((*SECURE, "sum")),
     st.sampled_from(["right", "right", "stale", "cut", "none"]),
     st.integers(0, 2),
@@ -109,7 +109,7 @@ def test_no_sequence_of_requests_gets_more_than_one_masked_vector_a_round(world,
 
     if ops == [ON] * 40:  # by the book it is a whole run
         assert [update.step for update in sent] == [*SECURE] * terms.rounds
-        assert spent == Spending(centre=1, update=6, calibrate=3).releases()
+        assert spent == Spending(centre=1, update=6, calibrate=3, evaluate=1).releases()
 
 
 def test_a_word_in_the_open_would_be_found(world):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmarket.aggregation.steps import SECURE
-from fedmarket.errors import BadMessage, Refusal
+from fedmarket.errors import BadMessage, FederationStopped, Refusal
 from fedmarket.federation.messages import Request
 from fedmarket.federation.party import Party, PartyState
 from fedmarket.federation.seat import Seat
@@ -157,7 +157,7 @@ def test_a_party_that_comes_back_with_an_older_memory_is_out_until_the_next_roun
     after, later = models_in_the_open(world, 4, frozenset({"p0"} if step in BEFORE_THE_SUM else ()))
     assert world.same(coordinator.model, after)
     if back == "nothing":
-        assert "expected a run of 16 bytes" in refused(first, coordinator.requests()["p0"])
+        assert "this party has not joined a run" in refused(first, coordinator.requests()["p0"])
         first.join(coordinator.invitation())  # and the coordinator knows it already
     world.round(coordinator, members)
     assert world.same(coordinator.model, later)
@@ -253,7 +253,7 @@ def test_the_same_request_twice_gets_one_answer(world, step: str):
         assert "round 1 is not open: last entered 1" in said
         assert member.state == before  # the round goes on
     else:
-        assert "the last step answered" in said or "not in it" in said
+        assert "is due" in said or "not in it" in said
         assert member.state.secagg == b""  # the round is over: somebody plays games
     world.released(member, 2)
 
@@ -313,9 +313,45 @@ def test_a_void_round_stays_spent_if_the_masked_vector_was_asked_for_and_costs_n
 
 def test_a_run_of_void_rounds_never_spends_more_than_the_plan(world):
     coordinator, members = world.market(4, max_void_rounds=99)
-    world.drive(coordinator, members, lost={(number, "unmask"): {"p0", "p1"} for number in range(7)})
-    assert len(coordinator.void_rounds) == 7
-    assert {member.state.spending for member in members} == {Spending(centre=1, update=6, calibrate=3)}
+    with pytest.raises(FederationStopped, match=r"as were all of the last 8$"):
+        world.drive(coordinator, members, lost={(number, "unmask"): {"p0", "p1"} for number in range(8)})
+    assert len(coordinator.void_rounds) == 8
+    assert {member.state.spending for member in members} == {Spending(centre=1, update=6, calibrate=3, evaluate=1)}
+
+
+@pytest.mark.parametrize("due", ["share", "consent", "unmask"])
+def test_a_mask_asked_out_of_order_costs_nothing(world, due: str):
+    member = world.member("a")
+    _, request, _ = world.follow(member, 1, until=due)
+    spent = member.state.spending
+    refused(member, replace(request, step="mask", model=world.model(member.party.terms)))
+    assert member.state.spending == spent
+    assert spent == (Spending() if due == "share" else Spending(update=2))
+
+
+def test_a_mask_request_delivered_twice_takes_no_later_round(world):
+    """Spent twice, one round would have used up another one's releases, and the last one would be refused."""
+    member = world.member("a")
+    _, request, _ = world.follow(member, 1, until="mask")
+    member.answer(request)
+    assert "asked for the step mask, but consent is due" in refused(member, request)
+    assert member.state.spending == Spending(update=2)
+    for number in range(2, 8):
+        world.released(member, number)
+    assert member.state.spending == Spending(update=6, calibrate=3, evaluate=1)
+
+
+@pytest.mark.parametrize("packet", [b"", b"garbage"], ids=["empty", "garbage"])
+def test_a_mask_request_whose_shares_are_missing_or_do_not_open_costs_nothing(world, packet: bytes):
+    member = world.member("a")
+    _, request, _ = world.follow(member, 1, until="mask")
+    refused(member, replace(request, packet=packet))
+    assert (member.state.spending, member.state.secagg) == (Spending(), b"")
+    other = world.member("a")
+    _, request, _ = world.follow(other, 1, until="mask")
+    flipped = request.packet[:-1] + bytes([request.packet[-1] ^ 1])
+    assert "do not open" in refused(other, replace(request, packet=flipped))
+    assert (other.state.spending, other.state.secagg) == (Spending(), b"")
 
 
 def test_a_second_round_of_the_same_number_gives_nothing_and_costs_nothing(world):

@@ -14,7 +14,7 @@ from fedmarket.federation.terms import Terms
 
 def other(value: Any) -> Any:
     """Return a value of the same type that is not ``value``."""
-    if isinstance(value, bool):
+    if value is None or isinstance(value, bool):
         return not value
     if isinstance(value, str):
         return value + "x"
@@ -40,14 +40,16 @@ def variants(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, other(value)
 
 
-def test_every_field_is_in_the_hash(world):
+def test_every_field_is_in_the_hash(world, sharing):
     terms = world.terms()
     mlp = replace(terms, model=MlpModel(kind="mlp", binning=True, hidden=(8, 4)))
-    hashes = {"logistic": terms.hash, "mlp": mlp.hash}
-    for base in (terms, mlp):
+    hashes = {}
+    shared = sharing.terms()
+    for name, base in (("logistic", terms), ("mlp", mlp), ("shared noise", shared)):
+        hashes[name] = base.hash
         for where, changed in variants(base):
-            hashes[f"{base.model.kind}{where}"] = changed.hash
-    assert len(hashes) > 60
+            hashes[f"{name}{where}"] = changed.hash
+    assert len(hashes) > 150
     assert len(set(hashes.values())) == len(hashes), hashes
 
 
@@ -61,7 +63,7 @@ def test_masked_and_in_the_open_are_other_terms_and_nothing_else_changes(world):
     assert secure.secagg == "secure"
     assert secure.hash != ideal.hash
     assert (secure.steps, ideal.steps) == (("advertise", "share", "mask", "consent", "unmask"), ("sum",))
-    for phase in ("centre", "update", "calibrate"):
+    for phase in ("centre", "update", "calibrate", "evaluate"):
         assert secure.grid_of(phase) == ideal.grid_of(phase)
     assert secure.plan == ideal.plan
 
@@ -87,7 +89,7 @@ def test_a_roster_fits_terms_of_its_survivors_that_leave_room_for_its_members(wo
 
 def test_the_context_of_a_round_says_all_that_its_masks_depend_on(world):
     terms, roster = world.terms(), world.roster_of(world.four)
-    for number, phase, length in ((0, "centre", 4), (1, "update", 5), (6, "calibrate", 5)):
+    for number, phase, length in ((0, "centre", 4), (1, "update", 5), (6, "calibrate", 5), (7, "evaluate", 22)):
         context = terms.context_of(number, run=world.run, model_hash=bytes(32), roster=roster)
         assert (context.round_number, context.phase, context.length) == (number, phase, length)
         assert context.modulus_bits == terms.modulus_bits
@@ -99,7 +101,7 @@ def test_arms_differ_in_their_terms(world):
     assert len({world.terms(arm).hash for arm in (*arms, "federated_dp")}) == 7
 
 
-@pytest.mark.parametrize("phase", ["centre", "update", "calibrate"])
+@pytest.mark.parametrize("phase", ["centre", "update", "calibrate", "evaluate"])
 def test_the_range_holds_the_rows_and_the_noise_of_all_parties(world, phase):
     terms: Terms = world.terms()
     mechanism, grid = terms.plan.mechanism(phase), terms.grid_of(phase)
@@ -108,6 +110,15 @@ def test_the_range_holds_the_rows_and_the_noise_of_all_parties(world, phase):
     assert terms.max_parties * grid.bound / grid.resolution <= 2**30
 
 
-def test_rounds_are_one_centre_then_updates_then_calibrations(world):
+def test_rounds_are_one_centre_then_updates_then_calibrations_then_one_evaluation(world):
     terms = world.terms()
-    assert [terms.phase_of(n) for n in range(terms.rounds)] == ["centre", *["update"] * 3, *["calibrate"] * 3]
+    phases = [terms.phase_of(number) for number in range(terms.rounds)]
+    assert phases == ["centre", *["update"] * 3, *["calibrate"] * 3, "evaluate"]
+
+
+def test_without_private_evaluation_there_is_no_such_round(world):
+    plan = world.terms().plan
+    unasked = tuple(replace(m, releases=0) if m.phase == "evaluate" else m for m in plan.mechanisms)
+    terms = world.terms(plan=replace(plan, mechanisms=unasked))
+    assert [terms.phase_of(number) for number in range(terms.rounds)][-2:] == ["calibrate", "calibrate"]
+    assert terms.rounds == 7

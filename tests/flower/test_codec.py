@@ -17,6 +17,7 @@ from fedmarket.flower import codec
 from fedmarket.flower.client import state_from_record, state_to_record
 from fedmarket.models.released import ModelState
 from fedmarket.privacy.budget import Spending
+from fedmarket.privacy.histogram import ScoreCounts
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 int64 = st.integers(-(2**63), 2**63 - 1)
@@ -49,11 +50,11 @@ def test_acceptances_come_out_as_they_went_in(party: str, rows: int, terms_hash:
     assert codec.acceptance_from_records(through_the_wire(codec.acceptance_to_records(sent))) == sent
 
 
-@given(int64, st.sampled_from(codec.PHASES), steps, st.binary(), st.binary(), floats, floats, floats)
-def test_requests_come_out_as_they_went_in_to_the_last_bit(
-    number, phase, step, model_hash, packet, centre, parameters, calibration
-):
-    model = ModelState(centre=centre, parameters=parameters, calibration=calibration)
+models = st.builds(ModelState, centre=floats, scale=floats, parameters=floats, calibration=floats)
+
+
+@given(int64, st.sampled_from(codec.PHASES), steps, st.binary(), st.binary(), models)
+def test_requests_come_out_as_they_went_in_to_the_last_bit(number, phase, step, model_hash, packet, model):
     sent = Request(round_number=number, phase=phase, step=step, model_hash=model_hash, model=model, packet=packet)
     came = codec.request_from_records(through_the_wire(codec.request_to_records(sent)))
     assert (came.round_number, came.phase, came.step) == (number, phase, step)
@@ -83,11 +84,24 @@ def test_updates_come_out_as_they_went_in_and_carry_nothing_else(party, number, 
 counts = st.integers(0, 2**40)
 
 
-@given(st.integers(-1, 2**40), counts, counts, counts, st.binary(), st.binary(), st.binary())
-def test_a_partys_memory_comes_out_as_it_went_in(last, centre, update, calibrate, run, model_hash, secagg):
-    spending = Spending(centre=centre, update=update, calibrate=calibrate)
+spendings = st.builds(Spending, centre=counts, update=counts, calibrate=counts, evaluate=counts)
+
+
+@given(st.integers(-1, 2**40), spendings, st.binary(), st.binary(), st.binary())
+def test_a_partys_memory_comes_out_as_it_went_in(last, spending, run, model_hash, secagg):
     state = PartyState(run=run, last_round=last, spending=spending, model_hash=model_hash, secagg=secagg)
     assert state_from_record(ConfigRecord(dict(state_to_record(state)))) == state
+
+
+two_rows = arrays(np.float64, st.tuples(st.just(2), st.integers(1, 20)), elements=st.floats(width=64))
+
+
+@given(two_rows, st.floats(width=64, allow_nan=False), st.floats(0, 1e12))
+def test_counts_of_scores_come_out_as_they_went_in_to_the_last_bit(counted, typical, noise_std):
+    sent = ScoreCounts(counts=counted, typical=typical, noise_std=noise_std)
+    came = codec.score_counts_from_record(through_the_wire(RecordDict({"arrays": codec.score_counts_to_record(sent)})))
+    assert same(came.counts, counted)
+    assert (came.typical, came.noise_std) == (typical, noise_std)
 
 
 def test_only_a_step_that_computes_on_rows_is_a_training():
@@ -211,7 +225,7 @@ def sent_as(content: bytes, stype: str = "numpy.ndarray", *, shape: tuple[int, .
     """Return a request whose centre is ``content``."""
     whole = Array(np.zeros(2))
     centre = Array(dtype="float64", shape=shape, stype=stype, data=content)
-    arrays_ = ArrayRecord({"centre": centre, "parameters": whole, "calibration": whole})
+    arrays_ = ArrayRecord(dict.fromkeys(codec.MODEL_ARRAYS, whole) | {"centre": centre})
     return RecordDict({"fields": fields(**GOOD), "arrays": arrays_})
 
 

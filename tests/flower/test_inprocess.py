@@ -13,16 +13,18 @@ from flwr.serverapp import ServerApp
 from fedmarket.aggregation.steps import IN_THE_OPEN, SECURE
 from fedmarket.errors import ConfigError, FederationStopped, PlanError
 from fedmarket.federation.messages import Acceptance
+from fedmarket.federation.party import PartyState
 from fedmarket.federation.seat import rehearsal_roster
 from fedmarket.flower import client
 from fedmarket.flower.codec import MODEL_ARRAYS, acceptance_to_records, message_type, refusal_to_records
 from fedmarket.flower.inprocess import Apps, Outcome, load_apps, run_in_process
+from fedmarket.privacy.budget import Spending
 
 NODE = 2
 PARTY = "grocer"
 MARKER = "1234.5678"
 SHORT = ("training.rounds=1", "privacy.calibration_rounds=1")
-ROUNDS = range(3)
+ROUNDS = range(4)
 STEPS = (*IN_THE_OPEN, *SECURE)
 
 Reply = Callable[[Message, Message], Message]
@@ -45,8 +47,15 @@ def run(apps: Apps, run_config, run_with) -> Callable[..., Outcome]:
     return bad
 
 
+def released(outcome: Outcome) -> tuple[object, ...]:
+    """What leaves a run, to the last bit: the model's numbers, and the counts of its scores."""
+    scores = outcome.score_counts
+    model = (getattr(outcome.model, part).tobytes() for part in MODEL_ARRAYS)
+    return *model, scores and (scores.counts.tobytes(), scores.typical, scores.noise_std)
+
+
 def same(one: Outcome, other: Outcome) -> bool:
-    return all(getattr(one.model, part).tobytes() == getattr(other.model, part).tobytes() for part in MODEL_ARRAYS)
+    return released(one) == released(other)
 
 
 def raising(message: Message, answer: Message) -> Message:
@@ -135,11 +144,11 @@ def test_a_bad_reply_is_rejected_by_name_and_the_model_is_that_of_the_others(run
 
 
 def test_an_honest_run_has_no_rejections_and_another_model(run_config, apps, without, honest):
-    for step, messages in (("sum", 4 + 4 * 7), ("mask", 4 + 4 * 5 * 7)):
+    for step, messages in (("sum", 4 + 4 * 8), ("mask", 4 + 4 * 5 * 8)):
         outcome = run_in_process(apps, run_config(step=step), nodes=4)
         assert (outcome.rejections, outcome.void_rounds) == ((), ())
         assert outcome.messages == messages
-        assert {state.spending.update for state in outcome.states} == {3}
+        assert {state.spending for state in outcome.states} == {Spending(centre=1, update=3, calibrate=3, evaluate=1)}
     assert not same(honest, without)
 
 
@@ -173,7 +182,7 @@ def test_a_bad_acceptance_keeps_the_node_out_and_the_others_in(run, without, ste
     assert [(r.round_number, r.step, r.party, r.reason) for r in outcome.rejections] == [
         (0, "join", f"node {NODE}", said)
     ]
-    assert outcome.messages == 4 + 3 * 3 * (1 if step == "sum" else 5)
+    assert outcome.messages == 4 + 3 * 4 * (1 if step == "sum" else 5)
     assert same(outcome, without)
 
 
@@ -267,6 +276,12 @@ def test_a_party_with_another_roster_stays_out(apps, run_config, run_with, witho
     assert same(outcome, without)
 
 
+@pytest.mark.parametrize("arm", ["pooled", "pooled_dp", "local_only_dp"])
+def test_arms_of_one_party_load_no_seat_and_leave_a_roster_unread(run_config, arm: str):
+    context = node(run_config, arm=arm, alone="bank", roster="/none.toml")
+    assert client.party_of(context).seat is None
+
+
 def test_a_member_of_the_roster_that_never_comes_costs_nothing(apps, run_config, honest, tmp_path: Path):
     names = ("absent", "bank", "grocer", "insurer", "telecom")
     roster = rehearsal_roster(tmp_path, names, minimum_survivors=4)
@@ -318,8 +333,16 @@ def test_a_step_inside_another_kind_of_message_is_refused(apps, run_config, step
 def test_a_step_of_the_other_kind_of_sum_is_refused(apps, run_config, terms: str, step: str):
     expected = ", ".join(IN_THE_OPEN if terms == "sum" else SECURE)
     context = node(run_config, step=terms)
+    context.state[client.STATE] = client.state_to_record(PartyState(run=bytes(16)))
     said = refused(apps, context, step=step, action=message_type(step))
     assert said == f"step: expected one of {expected}, got {step!r}"
+    assert client.state_from_record(context.state.config_records[client.STATE]) == PartyState(run=bytes(16))
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_party_that_has_not_joined_answers_no_step(apps, run_config, step: str):
+    context = node(run_config, step=step)
+    assert refused(apps, context, step=step, action=message_type(step)) == "this party has not joined a run"
     assert not context.state
 
 
@@ -338,7 +361,6 @@ def test_a_step_of_the_other_kind_of_sum_is_refused(apps, run_config, terms: str
         ({"partition-id": 0}, {"config": "/none.toml"}, "/none.toml: cannot be read"),
         ({"partition-id": 0}, {"changes": "privacy.epsilon=0"}, "privacy.epsilon"),
         ({"partition-id": 0}, {"roster": "/none.toml"}, "/none.toml: cannot be read"),
-        ({"partition-id": 0}, {"arm": "pooled"}, "all rows in one place is not in this roster"),
         (
             {"partition-id": 0},
             {"roster": ""},

@@ -23,16 +23,25 @@ from fedmarket.flower import inprocess
 from fedmarket.flower.client import STATE, party_of, state_from_record
 from fedmarket.flower.codec import MODEL_ARRAYS, message_type
 from fedmarket.flower.inprocess import Apps, Outcome, run_in_process
+from fedmarket.privacy.budget import Spending
+from fedmarket.privacy.histogram import SCORE_BINS
 
 STEPS = (*IN_THE_OPEN, *SECURE)
 BEFORE_THE_SUM = ("sum", "advertise", "share", "mask")
 NAMES = ("bank", "grocer", "insurer", "telecom")
 LOST = {2, 3}
-LATER_ROUNDS = range(1, 7)
+LATER_ROUNDS = range(1, 8)
+
+
+def released(outcome: Outcome) -> tuple[object, ...]:
+    """What leaves a run, to the last bit: the model's numbers, and the counts of its scores."""
+    scores = outcome.score_counts
+    model = (getattr(outcome.model, part).tobytes() for part in MODEL_ARRAYS)
+    return *model, scores and (scores.counts.tobytes(), scores.typical, scores.noise_std)
 
 
 def same(one: Outcome, other: Outcome) -> bool:
-    return all(getattr(one.model, part).tobytes() == getattr(other.model, part).tobytes() for part in MODEL_ARRAYS)
+    return released(one) == released(other)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +88,7 @@ def test_a_party_lost_for_one_round_is_out_of_its_sum_or_in_it(silenced, run_con
 # Void rounds.
 
 
-@pytest.mark.parametrize("lost_round", [0, 2, 6])
+@pytest.mark.parametrize("lost_round", [0, 2, 7])
 @pytest.mark.parametrize("step", STEPS)
 def test_a_void_round_moves_nothing_and_the_next_is_clean(silenced, run_config, step: str, lost_round: int):
     outcome = silenced(run_config(step=step), nodes=LOST, step=step, rounds={lost_round})
@@ -92,6 +101,37 @@ def test_a_void_round_moves_nothing_and_the_next_is_clean(silenced, run_config, 
     assert same(outcome, silenced(run_config(step="sum"), nodes=LOST, step="sum", rounds={lost_round}))
 
 
+@pytest.mark.parametrize("step", ["sum", "mask"])
+def test_a_run_whose_last_round_is_void_has_its_model_and_no_counts_of_scores(silenced, run_config, honest, step: str):
+    outcome = silenced(run_config(step=step), nodes=LOST, step=step, rounds={7})
+    assert outcome.score_counts is None
+    assert released(outcome)[:-1] == released(honest)[:-1]
+    assert [state.spending.evaluate for state in outcome.states] == [1, 0, 0, 1]
+
+
+def test_counts_of_scores_are_those_of_the_parties_whose_masked_counts_came(silenced, run_config, honest):
+    whole, fewer = honest.score_counts, silenced(run_config(), nodes={2}, step="mask", rounds={7}).score_counts
+    assert whole.counts.shape == fewer.counts.shape == (2, SCORE_BINS)
+    assert whole.typical == fewer.typical
+    assert fewer.noise_std == pytest.approx(whole.noise_std * (3 / 4) ** 0.5)
+    assert (whole.counts != fewer.counts).all()
+
+
+def test_without_private_evaluation_there_is_a_round_less_and_the_same_model(apps, run_config, honest):
+    outcome = run_in_process(apps, run_config("privacy.private_evaluation=false"), nodes=4)
+    assert outcome.messages == 4 + 4 * 5 * 7
+    assert released(outcome) == (*released(honest)[:-1], None)
+    assert {state.spending.evaluate for state in outcome.states} == {0}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_run_of_void_rounds_alone_stops_however_many_are_allowed(silenced, run_config, step: str):
+    said = rf"^round 7 is void, {step}: .*, as were all of the last 8 \("
+    config = run_config("federation.max_void_rounds=100", step=step)
+    with pytest.raises(FederationStopped, match=said):
+        silenced(config, nodes=LOST, step=step, rounds=range(8))
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_what_a_void_round_cost_stays_spent(silenced, run_config, step: str):
     outcome = silenced(run_config(step=step), nodes=LOST, step=step, rounds={2})
@@ -101,7 +141,7 @@ def test_what_a_void_round_cost_stays_spent(silenced, run_config, step: str):
     }
     spent = [state.spending for state in outcome.states]
     assert [spending.update for spending in spent] == [3 if asked_to_compute[node] else 2 for node in range(1, 5)]
-    assert {(spending.centre, spending.calibrate) for spending in spent} == {(1, 3)}
+    assert {(spending.centre, spending.calibrate, spending.evaluate) for spending in spent} == {(1, 3, 1)}
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -120,8 +160,8 @@ def test_the_round_after_a_void_one_starts_from_the_same_model(apps, run_config,
     outcome = run_with(run_config(step=step), listening)
     assert [void.round_number for void in outcome.void_rounds] == [2]
     assert opened[3] == opened[2]
-    assert [len(hashes) for hashes in opened.values()] == [1] * 7
-    assert len(set.union(*opened.values())) == 6
+    assert [len(hashes) for hashes in opened.values()] == [1] * 8
+    assert len(set.union(*opened.values())) == 7
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -145,7 +185,7 @@ def test_so_many_void_rounds_in_a_row_as_are_configured_stop_the_run(silenced, r
 def test_void_rounds_that_are_not_in_a_row_do_not_stop_the_run(silenced, run_config, step: str):
     outcome = silenced(run_config(step=step), nodes=LOST, step=step, rounds={1, 2, 4, 5})
     assert [void.round_number for void in outcome.void_rounds] == [1, 2, 4, 5]
-    assert outcome.messages < 4 + 4 * 5 * 7
+    assert outcome.messages < 4 + 4 * 5 * 8
 
 
 # What a party keeps between two messages.
@@ -188,31 +228,31 @@ def test_a_party_that_forgot_what_it_spent_answers_no_more(apps, run_config, run
         run_config(), before_each(step, of_round=2, do=lambda context: context.state.pop(STATE), client=apps.client)
     )
     assert {r.party for r in outcome.rejections} == {"grocer"}
-    expected = [(2, step), *((number, "advertise") for number in range(3, 7))]
+    expected = [(2, step), *((number, "advertise") for number in range(3, 8))]
     assert [(r.round_number, r.step) for r in outcome.rejections] == expected
-    assert outcome.rejections[-1].reason == "expected a run of 16 bytes, got 0"
+    assert outcome.rejections[-1].reason == "this party has not joined a run"
     assert outcome.states[1].spending.update == 0
 
 
 TWICE = {
-    "advertise": r"round \d is not open: last entered \d, the run has 7$",
-    "share": "asked for the step after advertise, but the last step answered is share$",
-    "mask": r"budget: 1 more release\(s\) of calibrate asked, 0 left of 3$",
-    "consent": "asked for the step after mask, but the last step answered is consent$",
+    "advertise": r"round \d is not open: last entered \d, the run has 8$",
+    "share": "asked for the step share, but mask is due$",
+    "mask": "asked for the step mask, but consent is due$",
+    "consent": "asked for the step consent, but unmask is due$",
     "unmask": r"round \d: this party is not in it; last entered \d$",
 }
 LOST_AT = {"share": "mask", "mask": "consent", "consent": "unmask"}
 
 
-@pytest.mark.parametrize(("step", "rounds"), [(step, [6] if step == "mask" else range(7)) for step in SECURE])
-def test_a_message_that_comes_twice_is_answered_once(apps, run_config, run_with, silenced, honest, step, rounds):
+@pytest.mark.parametrize("step", SECURE)
+def test_a_message_that_comes_twice_is_answered_and_paid_for_once(apps, run_config, run_with, silenced, honest, step):
     """Asked twice a party could be made to say two things; from then on it says nothing more in this round."""
+    rounds = range(8)
     said: list[str] = []
 
     def twice(message: Message, context: Context) -> Message:
         first = apps.client(message, context)
-        again = context.node_id == 2 and message.metadata.message_type == message_type(step)
-        if again and message.content["fields"]["round_number"] in rounds:
+        if context.node_id == 2 and message.metadata.message_type == message_type(step):
             said.append(str(apps.client(message, context).content.config_records["refused"]["reason"]))
         return first
 
@@ -223,7 +263,8 @@ def test_a_message_that_comes_twice_is_answered_once(apps, run_config, run_with,
     assert [(r.round_number, r.step, r.party) for r in outcome.rejections] == lost
     out = silenced(run_config(step="sum"), nodes={2}, step="sum", rounds=rounds)
     assert same(outcome, out if step == "share" else honest)
-    assert outcome.states[1].spending.update == (0 if step == "share" else 3)
+    whole = Spending(centre=1, update=3, calibrate=3, evaluate=1)
+    assert outcome.states[1].spending == (Spending() if step == "share" else whole)
 
 
 def restoring(step: str, *, earlier: str, of_round: int, client) -> Callable[[Message, Context], Message]:
@@ -246,7 +287,7 @@ def test_a_state_of_an_earlier_step_answers_no_later_one(apps, run_config, run_w
     outcome = run_with(run_config(), restoring(step, earlier=earlier, of_round=2, client=apps.client))
     (rejection,) = outcome.rejections
     assert (rejection.round_number, rejection.step, rejection.party) == (2, step, "grocer")
-    said = r"asked for the step after \w+, but the last step answered is|this party is not in it; last entered 1$"
+    said = r"asked for the step \w+, but \w+ is due$|this party is not in it; last entered 1$"
     assert re.search(said, rejection.reason), rejection
     assert outcome.void_rounds == ()
 
@@ -267,7 +308,7 @@ def test_a_state_put_back_says_the_same_to_the_same_question_after_the_mask(apps
         return first
 
     assert run_with(run_config(), again).rejections == ()
-    assert len(said) == 7
+    assert len(said) == 8
     assert all(first == second for first, second in said)
 
 
@@ -340,8 +381,8 @@ def test_every_exchange_waits_as_long_as_is_configured_for_it(apps, run_config, 
     run_in_process(apps, run_config(*changes, step=step), nodes=4)
     steps = IN_THE_OPEN if step == "sum" else SECURE
     each_round = [(message_type(one), 22.0 if one in ("sum", "mask") else 11.0) for one in steps]
-    assert waited == [("query.join", 11.0), *each_round * 7]
-    assert len(waited) == 1 + per_round * 7
+    assert waited == [("query.join", 11.0), *each_round * 8]
+    assert len(waited) == 1 + per_round * 8
 
 
 def test_only_a_step_that_computes_carries_the_model(apps, run_config, run_with):
@@ -372,7 +413,7 @@ def test_the_server_hears_no_sum_of_a_party_in_the_open(apps, run_config, run_wi
 
     for step in ("sum", "mask"):
         run_with(run_config(step=step), listening(step == "mask"))
-    assert len(words[False]) == len(words[True]) == 4 * 7
+    assert len(words[False]) == len(words[True]) == 4 * 8
     for place, plain in words[False].items():
         masked = words[True][place][43:-64]
         assert len(masked) == len(plain) >= 20

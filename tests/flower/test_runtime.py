@@ -97,10 +97,10 @@ def test_flowers_own_runtime_gives_the_same_model_to_the_last_bit(superlink: Sup
         "roster": str(roster), "output": "",
     }  # fmt: skip
     outcome = run_in_process(load_apps(ROOT), run_config, nodes=4)
-    assert outcome.messages == 4 + 4 * 5 * 7
+    assert outcome.messages == 4 + 4 * 5 * 8
     here = outcome.model
     there = load_file(model)
-    assert set(there) == {"centre", "parameters", "calibration"}
+    assert set(there) == {"centre", "scale", "parameters", "calibration"}
     for name, array in there.items():
         assert array.dtype == getattr(here, name).dtype
         assert array.tobytes() == getattr(here, name).tobytes(), name

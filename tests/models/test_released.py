@@ -1,10 +1,12 @@
 """A released model survives the disk, is bound to its contract, and its recalibration keeps the order."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -25,6 +27,7 @@ from fedmarket.models.released import (
     reach_of,
     recalibrated,
     save_model,
+    seen,
 )
 
 CONTRACT = Contract(
@@ -51,7 +54,12 @@ def state_of(model: LogisticModel | MlpModel, seed: int = 0) -> ModelState:
     rng = np.random.default_rng(seed)
     width = layout_of(CONTRACT, binning=model.binning).width
     parameters = rng.standard_normal(parameter_count(network_of(model, width)))
-    return ModelState(centre=rng.random(width), parameters=parameters, calibration=np.array([-1.0, 0.8, 0.3]))
+    return ModelState(
+        centre=rng.random(width),
+        scale=0.5 + rng.random(width),
+        parameters=parameters,
+        calibration=np.array([-1.0, 0.8, 0.3]),
+    )
 
 
 @EACH
@@ -62,7 +70,7 @@ def test_a_model_comes_back_as_it_was_saved(model: LogisticModel | MlpModel, tmp
     loaded_model, loaded, layout = found.model, found.state, found.layout
     assert loaded_model == model
     assert layout == layout_of(CONTRACT, binning=model.binning)
-    for name in ("centre", "parameters", "calibration"):
+    for name in ("centre", "scale", "parameters", "calibration"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(state, name))
         assert getattr(loaded, name).dtype == np.float64
     assert [entry.name for entry in path.parent.iterdir()] == ["model.safetensors"]
@@ -105,7 +113,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path):
 def write(path: Path, *, tensors: dict[str, object] | None = None, metadata: dict[str, object] | None = None) -> None:
     """Write a good model with some tensors and metadata changed; None takes one out."""
     state, model = state_of(MODELS["logistic"]), MODELS["logistic"]
-    whole = {"centre": state.centre, "parameters": state.parameters, "calibration": state.calibration}
+    whole = {name: getattr(state, name) for name in ("centre", "scale", "parameters", "calibration")}
     words = {"format": FORMAT, "model": model.model_dump_json(), "contract": CONTRACT.hash}
     kept = {name: value for name, value in {**whole, **(tensors or {})}.items() if value is not None}
     said = {name: value for name, value in {**words, **(metadata or {})}.items() if value is not None}
@@ -125,11 +133,15 @@ BAD = {
     "unknown model": {"metadata": {"model": json.dumps({"kind": "forest", "binning": False})}},
     "unknown key": {"metadata": {"model": json.dumps({"kind": "logistic", "binning": False, "extra": 1})}},
     "no parameters": {"tensors": {"parameters": None}},
+    "no scale": {"tensors": {"scale": None}},
     "one tensor more": {"tensors": {"more": np.zeros(1)}},
     "parameters too short": {"tensors": {"parameters": np.zeros(3)}},
     "parameters of another shape": {"tensors": {"parameters": np.zeros((7, 1))}},
     "parameters not finite": {"tensors": {"parameters": np.full(7, np.nan)}},
     "centre too long": {"tensors": {"centre": np.zeros(9)}},
+    "scale too short": {"tensors": {"scale": np.ones(5)}},
+    "scale not finite": {"tensors": {"scale": np.full(6, np.inf)}},
+    "scale of float32": {"tensors": {"scale": np.ones(6, dtype=np.float32)}},
     "centre of integers": {"tensors": {"centre": np.zeros(6, dtype=np.int64)}},
     "calibration too long": {"tensors": {"calibration": np.zeros(4)}},
     "calibration infinite": {"tensors": {"calibration": np.array([0.0, np.inf, 0.0])}},
@@ -156,14 +168,42 @@ def test_predicting_rows_of_another_width_is_refused():
         predict(MODELS["logistic"], state_of(MODELS["logistic"]), features)
 
 
-def test_a_prediction_is_the_recalibrated_network_around_the_centre():
+def test_a_prediction_is_the_recalibrated_network_of_the_centred_and_scaled_row():
     state = state_of(MODELS["logistic"])
     features = np.random.default_rng(2).random((4, 6), dtype=np.float32)
-    raw = (features - state.centre) @ state.parameters[:6] + state.parameters[6]
+    raw = (features - state.centre) * state.scale @ state.parameters[:6] + state.parameters[6]
     shown = -1.0 + 0.8 * REACH * np.tanh((raw - 0.3) / REACH)
     np.testing.assert_allclose(predict(MODELS["logistic"], state, features), expit(shown), rtol=1e-5)
     np.testing.assert_allclose(predict(MODELS["logistic"], state, features, calibrated=False), expit(raw), rtol=1e-5)
     assert predict(MODELS["logistic"], state, features[:0]).shape == (0,)
+
+
+def test_scaling_a_place_up_and_its_parameter_down_changes_no_prediction():
+    state, model = state_of(MODELS["logistic"]), MODELS["logistic"]
+    features = np.random.default_rng(2).random((4, 6), dtype=np.float32)
+    factors = np.array([1.0, 2.0, 0.5, 4.0, 1.0, 0.25])
+    moved = replace(state, scale=state.scale * factors, parameters=state.parameters / np.append(factors, 1.0))
+    np.testing.assert_allclose(predict(model, moved, features), predict(model, state, features), rtol=1e-6)
+    unmoved = replace(moved, scale=state.scale)
+    assert np.abs(predict(model, unmoved, features) - predict(model, state, features)).max() > 1e-3
+
+
+def test_rows_are_seen_as_float32_and_left_as_they_were():
+    state, features = state_of(MODELS["logistic"]), np.random.default_rng(2).random((4, 6), dtype=np.float32)
+    before = features.copy()
+    rows = seen(features, state)
+    assert rows.dtype == torch.float32
+    np.testing.assert_allclose(rows.numpy(), (before - state.centre) * state.scale, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(features, before)
+
+
+@pytest.mark.parametrize("vector", ["centre", "scale", "parameters", "calibration"])
+def test_the_hash_of_a_model_is_that_of_every_vector_in_its_place(vector: str):
+    state = state_of(MODELS["logistic"])
+    changed = getattr(state, vector).copy()
+    changed[-1] = np.nextafter(changed[-1], np.inf)
+    assert replace(state, **{vector: changed}).hash != state.hash == replace(state).hash
+    assert replace(state, centre=state.scale, scale=state.centre).hash != state.hash
 
 
 LOGITS = st.lists(st.floats(-60, 60), min_size=2, max_size=30)

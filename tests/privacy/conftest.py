@@ -9,7 +9,7 @@ import pytest
 
 from fedmarket.config import PrivacySection, Schedule, load_config
 from fedmarket.contract.schema import PrivacyTerms
-from fedmarket.privacy.plan import PrivacyPlan, plan_for, unprotected_plan
+from fedmarket.privacy.plan import PrivacyPlan, Sharing, plan_for, unprotected_plan
 
 DEMO = Path(__file__).parents[2] / "experiments" / "demo" / "config.toml"
 
@@ -21,13 +21,14 @@ KEYS = {
     "centre_share": 0.05,
     "calibration_share": 0.05,
     "calibration_rounds": 3,
+    "private_evaluation": "true",
     "generator": "operating-system",
 }
 
 
 @cache
-def _plan(*, feature_norm: float = 3.0, **keys: Any) -> PrivacyPlan:
-    return plan_for(*_agreed(**keys), feature_norm=feature_norm)
+def _plan(*, feature_norm: float = 3.0, sharing: Sharing | None = None, **keys: Any) -> PrivacyPlan:
+    return plan_for(*_agreed(**keys), feature_norm=feature_norm, sharing=sharing)
 
 
 def _agreed(

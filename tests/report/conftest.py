@@ -36,6 +36,13 @@ JOBS = {
     "student": 700,
     "unknown": 264,
 }
+OBSERVERS = {
+    "public": ("whoever has the released model", 0.94121),
+    "server": ("the server, which sees the sum of each round", 0.94122),
+    "party": ("another party, which knows its own share of the noise", 0.97233),
+    "coalition": ("the server with the assumed number of colluding parties", 0.99973),
+    "bare": ("whoever would see one party's updates unmasked", 3.40187),
+}
 STEPS = (
     ("federation", "pooled", "federated", "the same steps, summed over parties"),
     ("schedule", "federated", "federated_schedule", "60 rounds instead of 200"),
@@ -102,6 +109,13 @@ def example_results():
             "before": propensity_metrics(labels, before, **MONEY),
             "after": arms["federated_dp"]["metrics"],
         },
+        "private_evaluation": {
+            "auc": _private(0.7712, 0.0131, 0.7755),
+            "lift_10": _private(3.4821, 0.2127, 3.5913),
+            "calibration_ratio": _private(1.0233, 0.0317, 1.0112),
+            "log_loss": _private(0.2871, 0.0063, 0.2859),
+            "response_rate": _private(0.1139, 0.0042, 0.1127),
+        },
         "curves": _curves(labels, probabilities, before),
         "parties": [_party(name, rows, rng) for name, rows in JOBS.items()],
         "privacy": {
@@ -165,6 +179,10 @@ def _loss(reference, arm):
     return {"mean": mean, "upper_95": mean + 0.0043, "per_seed": per_seed}
 
 
+def _private(value, half_width, exact):
+    return {"value": value, "low": value - half_width, "high": value + half_width, "exact": exact}
+
+
 def _curves(labels, probabilities, before):
     shown = ("pooled_best", "pooled", "federated_dp", "local_only_dp")
     return {
@@ -203,6 +221,11 @@ def _plan():
         "target_epsilon": 1.0,
         "clip_norm": 1.0,
         "generator": "operating-system",
+        "noise": "distributed",
+        "shares": 9,
+        "observers": [
+            {"name": name, "words": words, "epsilon": epsilon} for name, (words, epsilon) in OBSERVERS.items()
+        ],
         "mechanisms": [
             _mechanism("feature means", 1, 12.4, "the sum of encoded features, to centre them"),
             _mechanism("gradient sums", 60, 22.9, "the sum of clipped gradients in each round"),

@@ -107,7 +107,7 @@ def test_sums_in_the_open_are_called_so(results):
     results["federation"].update(secagg="ideal", exchanges_per_round=1)
     shown = Page(render(results)).words
     assert "Updates were summed in the open. 65 rounds of 1 exchange, 3,912 messages" in shown
-    assert "masked" not in shown
+    assert "masked" not in shown.replace("updates unmasked", "")  # that is an observer
 
 
 VOID_ROUND = {"seed": 3, "round": 7, "reason": "round 7 is void, share: expected at least 9 parties, 8 are left"}
@@ -136,6 +136,54 @@ def test_lost_answers_are_shown_with_seed_round_and_step(results, number: int, s
     assert page.words.count("student 3 8 unmask no reply in time") == number
     assert "No party was lost" not in page.words
     assert "No round was void." in page.words
+
+
+def test_every_observer_has_a_row_with_an_epsilon_that_is_never_rounded_down(results, page_as_is):
+    shown = Page(page_as_is).words
+    assert "Who looks Epsilon at most" in shown
+    for observer, epsilon in zip(results["plan"]["observers"], ("0.95", "0.95", "0.98", "1.00", "3.41"), strict=True):
+        assert f"{observer['name'].capitalize()}{observer['words']} {epsilon}" in shown
+    results["plan"]["observers"][-1]["epsilon"] = math.inf
+    assert "unmasked infinite" in Page(render(results)).words
+
+
+def test_metrics_from_noisy_counts_stand_beside_the_exact_ones(results, page_as_is):
+    shown = Page(page_as_is).words
+    assert "What the parties would know" in shown
+    for name in ("AUC", "Lift in the best 10 %", "Predicted / observed", "Log-loss", "Response rate"):
+        assert shown.partition("What the parties would know")[2].count(name) >= 1
+    for found in results["private_evaluation"].values():
+        low, high = f"{found['low']:.4f}", f"{found['high']:.4f}"
+        assert f"{found['value']:.4f} {low} to {high} {found['exact']:.4f}" in shown
+
+
+def test_without_private_evaluation_nothing_is_said_of_it(results):
+    results["private_evaluation"] = None
+    page = Page(render(results))
+    assert (page.problems, page.open) == ([], [])
+    assert "What the parties would know" not in page.words
+
+
+@pytest.mark.parametrize("key", ["auc", "lift_10", "calibration_ratio", "log_loss", "response_rate"])
+def test_a_private_evaluation_without_a_metric_is_refused_in_one_line(results, key):
+    del results["private_evaluation"][key]
+    with pytest.raises(DataError, match=r"^results: ") as refused:
+        render(results)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("place", ["value", "low", "high", "exact"])
+def test_a_missing_number_is_refused_in_one_line(results, place):
+    del results["private_evaluation"]["auc"][place]
+    with pytest.raises(DataError, match=r"^results: ") as refused:
+        render(results)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_plan_without_observers_is_refused_in_one_line(results):
+    del results["plan"]["observers"]
+    with pytest.raises(DataError, match="observers"):
+        render(results)
 
 
 def test_drawings_keep_every_digit_of_their_labels(results, page_as_is):
@@ -180,6 +228,7 @@ def test_a_hostile_or_foreign_name_is_shown_as_text(results):
     results["arms"]["pooled"]["description"] = "<img src=x onerror=y>"
     results["arms"]["<b>新</b> $x$"] = results["arms"]["pooled"]
     results["configuration"]["<u>"] = "<u>"
+    results["plan"]["observers"][0].update(name="<b>x</b>", words="</table><script>2</script>")
     results["name"] = "<title>"
     html = render(results)
     page = Page(html)
@@ -189,6 +238,7 @@ def test_a_hostile_or_foreign_name_is_shown_as_text(results):
     assert page.words.count(hostile) == 4
     assert "<i>void</i> (may be caused by" in page.words
     assert "<s>mask" in page.words
+    assert "</table><script>2</script>" in page.words
     assert "招商银行" in page.words
     assert "1 answer was missing or rejected:" in page.words
 

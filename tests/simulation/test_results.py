@@ -21,6 +21,7 @@ ARMS = {
 KEYS = {
     "format", "task", "metric", "name", "created", "data", "arms", "loss", "decomposition", "calibration", "curves",
     "parties", "privacy", "plan", "federation", "not_protected", "assumptions", "configuration", "versions", "seconds",
+    "private_evaluation",
 }  # fmt: skip
 METRICS = {"auc", "average_precision", "log_loss"}
 PARTIES = ["bank", "grocer", "insurer", "telecom"]
@@ -39,7 +40,14 @@ def open_market_results(write_market, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def silent_now_and_then(write_market, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulation]:
+def shared(write_market, tmp_path_factory: pytest.TempPathFactory) -> Simulation:
+    """The same experiment with noise that the parties share, under secure aggregation."""
+    path = write_market(tmp_path_factory.mktemp("shared"))
+    return simulate(path, changes=("privacy.noise=distributed", "privacy.epsilon=4"))
+
+
+@pytest.fixture(scope="module")
+def silent_now_and_then(write_market, tmp_path_factory: pytest.TempPathFactory) -> Simulation:
     """The same experiment, with two answers lost in round 2 and one in round 4 of the masked run."""
 
     def deaf(grid, messages, *, timeout=None):
@@ -53,7 +61,7 @@ def silent_now_and_then(write_market, tmp_path_factory: pytest.TempPathFactory) 
     path = write_market(tmp_path_factory.mktemp("silent"), TWO_SEEDS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inprocess.InProcessGrid, "send_and_receive", deaf)
-        yield simulate(path)
+        return simulate(path)
 
 
 def leaves(value: Any) -> Iterator[Any]:
@@ -147,14 +155,19 @@ def test_rows_are_counted_once(results):
 def test_the_plan_and_the_federation_are_told(results):
     plan = results["plan"]
     assert (plan["unit"], plan["adjacency"], plan["generator"]) == ("row", "add-or-remove-one", "seeded-for-tests")
-    assert [(m["name"], m["releases"]) for m in plan["mechanisms"]] == [("centre", 1), ("update", 3), ("calibrate", 3)]
+    assert [(m["name"], m["releases"]) for m in plan["mechanisms"]] == [
+        ("centre", 1),
+        ("update", 3),
+        ("calibrate", 3),
+        ("evaluate", 1),
+    ]
     federation = dict(results["federation"])
-    assert federation.pop("bytes_up_per_party") > 7 * 5 * 100
+    assert federation.pop("bytes_up_per_party") > 8 * 5 * 100
     assert federation == {
         "secagg": "secure",
-        "rounds": 7,
+        "rounds": 8,
         "exchanges_per_round": 5,
-        "messages": 4 + 4 * 5 * 7,
+        "messages": 4 + 4 * 5 * 8,
         "void_rounds": [],
         "rejections": [],
     }
@@ -170,7 +183,7 @@ def test_lost_answers_and_void_rounds_are_told_by_seed(silent_now_and_then):
         for seed in (0, 1)
         for number, step, party in lost
     ]
-    assert results["federation"]["messages"] == 4 + 4 * 5 * 7 - 2 - 4 - 1 - 2
+    assert results["federation"]["messages"] == 4 + 4 * 5 * 8 - 2 - 4 - 1 - 2
     page = (silent_now_and_then.folder / "report.html").read_text(encoding="utf-8")
     assert "2 rounds were void" in page
     assert "6 answers were missing or rejected" in page
@@ -198,11 +211,12 @@ def test_what_is_assumed_and_not_protected_depends_on_who_sees_the_updates(resul
 
 
 def test_masks_change_no_number_of_the_results(results, open_market_results):
-    for key in ("arms", "loss", "decomposition", "calibration", "curves", "parties", "privacy", "plan", "data"):
+    told = ("arms", "loss", "decomposition", "calibration", "curves", "parties", "privacy", "plan", "data")
+    for key in (*told, "private_evaluation"):
         assert open_market_results[key] == results[key], key
     federation = open_market_results["federation"]
-    assert (federation["secagg"], federation["rounds"], federation["exchanges_per_round"]) == ("ideal", 7, 1)
-    assert federation["messages"] == 4 + 4 * 7
+    assert (federation["secagg"], federation["rounds"], federation["exchanges_per_round"]) == ("ideal", 8, 1)
+    assert federation["messages"] == 4 + 4 * 8
     assert 0 < federation["bytes_up_per_party"] < results["federation"]["bytes_up_per_party"]
 
 
@@ -224,3 +238,79 @@ def test_each_arm_says_what_it_loses_to_the_pooled_one_and_what_the_joint_one_lo
         for key, base, other in (("loss", arms["pooled"], arm), ("joint_loss", arm, arms["federated_dp"])):
             pairs = zip(base["per_seed"], other["per_seed"], strict=True)
             assert arm[key] == pytest.approx(sum(1 - b / a for a, b in pairs) / 2)
+
+
+PRIVATE_METRICS = ["auc", "lift_10", "calibration_ratio", "log_loss", "response_rate"]
+
+
+def test_the_private_evaluation_is_beside_what_the_simulation_knows(shared: Simulation):
+    results = shared.results
+    assert list(results["private_evaluation"]) == PRIVATE_METRICS
+    joint = results["arms"]["federated_dp"]["metrics"]
+    for name, found in results["private_evaluation"].items():
+        assert set(found) == {"value", "low", "high", "exact"}
+        assert found["low"] < found["value"] < found["high"]
+        if name != "response_rate":
+            assert found["exact"] == joint[name]
+    rate = results["private_evaluation"]["response_rate"]
+    assert 0.05 < rate["exact"] < 0.25
+    half_width = (rate["high"] - rate["low"]) / 2
+    assert abs(rate["value"] - rate["exact"]) < 3 * half_width
+    assert half_width < 0.1
+
+
+def test_the_private_evaluation_is_of_the_first_seed(results):
+    exact = results["private_evaluation"]["auc"]["exact"]
+    assert exact == results["arms"]["federated_dp"]["per_seed"][0] != results["arms"]["federated_dp"]["per_seed"][1]
+
+
+def test_without_private_evaluation_there_is_none_and_the_rest_stays(shared: Simulation, write_market, tmp_path: Path):
+    changes = ("privacy.noise=distributed", "privacy.epsilon=4", "privacy.private_evaluation=false")
+    without = simulate(write_market(tmp_path), changes=changes)
+    results = without.results
+    assert results["private_evaluation"] is None
+    assert [m["name"] for m in results["plan"]["mechanisms"]] == ["centre", "update", "calibrate"]
+    assert results["arms"]["federated_dp"] == shared.results["arms"]["federated_dp"]
+    assert results["federation"]["rounds"] == shared.results["federation"]["rounds"] - 1
+    page = (without.folder / "report.html").read_text(encoding="utf-8")
+    assert "What the parties would know" not in page
+    assert "What the parties would know" in (shared.folder / "report.html").read_text(encoding="utf-8")
+
+
+OBSERVERS = ["public", "server", "party", "coalition", "bare"]
+
+
+def test_noise_of_ones_own_protects_alike_from_all_observers(results):
+    plan = results["plan"]
+    assert (plan["noise"], plan["shares"]) == ("local", None)
+    assert [observer["name"] for observer in plan["observers"]] == OBSERVERS
+    assert len({observer["epsilon"] for observer in plan["observers"]}) == 1
+    assert plan["observers"][0]["epsilon"] == results["privacy"]["bank"]["epsilon"]
+
+
+def test_shared_noise_protects_less_from_who_knows_more_of_it(shared: Simulation):
+    plan = shared.results["plan"]
+    assert (plan["noise"], plan["shares"]) == ("distributed", 2)
+    assert [observer["name"] for observer in plan["observers"]] == OBSERVERS
+    epsilon = {observer["name"]: observer["epsilon"] for observer in plan["observers"]}
+    assert epsilon["public"] == epsilon["server"] < epsilon["party"] <= epsilon["coalition"] < epsilon["bare"]
+    assert 0.99 * 4 < epsilon["coalition"] <= 4.0 < epsilon["bare"]
+    for party in shared.results["privacy"].values():
+        assert party["epsilon"] == pytest.approx(epsilon["coalition"], abs=1e-6)
+
+
+def test_the_sensitivity_on_a_grid_is_told_with_what_rounding_adds(results, shared: Simulation):
+    own, together = (
+        {m["name"]: m["sensitivity"] for m in document["plan"]["mechanisms"]} for document in (results, shared.results)
+    )
+    assert own["update"] == 1.0 < together["update"] < 1.01
+    assert own["evaluate"] == 1.0 < together["evaluate"] < 1.01
+
+
+def test_what_is_assumed_of_noise_depends_on_who_draws_it(results, shared: Simulation):
+    own, together = (" ".join(document["assumptions"]) for document in (results, shared.results))
+    assert "Each party's noise is enough alone" in own
+    assert "discrete" not in own
+    assert "Shares add up: the promise needs secure aggregation" in together
+    assert "enough alone" not in together
+    assert "a continuous normal" not in together

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from safetensors.numpy import load_file
@@ -259,3 +260,54 @@ def test_a_seeded_run_never_assumes_secret_noise_and_its_model_says_so(write_mar
     assert "NOT PRIVATE" in said
     assert "secret" not in said
     assert b"NOT PRIVATE" in (simulation.folder / "model.safetensors").read_bytes()
+
+
+# Customers with several rows.
+
+
+def client_market(write_market, folder: Path, *, rows: int, unit: str = "column:客户") -> Path:
+    """Write four companies with 60 customers each and so many rows for each customer."""
+    path = own_market(write_market, folder)
+    contract = (folder / "contract.toml").read_text(encoding="utf-8")
+    (folder / "contract.toml").write_text(contract.replace('unit = "row"', f'unit = "{unit}"'), encoding="utf-8")
+    customers = pl.read_csv(folder / "客户.csv").head(240).with_row_index("客户")
+    pl.concat([customers] * rows).sample(fraction=1.0, shuffle=True, seed=3).write_csv(folder / "客户.csv")
+    return path
+
+
+CLIENTS = {
+    "full batch": (),
+    "Poisson": ("privacy.sample_rate=0.2",),
+    "shared noise": ("privacy.noise=distributed",),
+    "perceptron": ('model={kind="mlp",binning=false,hidden=[3]}',),
+}
+
+
+@pytest.mark.parametrize("changes", CLIENTS.values(), ids=CLIENTS)
+def test_customers_with_several_rows_are_protected_as_one(write_market, tmp_path: Path, changes: tuple[str, ...]):
+    results = simulate(client_market(write_market, tmp_path, rows=4), changes=changes).results
+    assert results["plan"]["unit"] == "column:客户"
+    assert [party["declared_rows"] for party in results["parties"]] == [50] * 4
+    assert [party["rows"] for party in results["parties"]] == [4 * 48] * 4
+    assert results["data"]["test_rows"] == 4 * 4 * 12
+    assert all(0.97 < spent["epsilon"] <= 1.0 for spent in results["privacy"].values())
+    assert (results["federation"]["void_rounds"], results["federation"]["rejections"]) == ([], [])
+    assert results["private_evaluation"] is not None
+
+
+def test_repeating_the_rows_of_every_customer_changes_no_plan_and_hardly_a_score(write_market, tmp_path: Path):
+    """A mean over a customer's rows, and counts of customers: four equal rows are worth one."""
+    changes = ("privacy.epsilon=8", "privacy.clip_norm=100", "baseline_training.rounds=1", "alone_training.rounds=1")
+    one, four = (
+        simulate(client_market(write_market, tmp_path / str(rows), rows=rows), changes=changes) for rows in (1, 4)
+    )
+    assert one.results["plan"] == four.results["plan"]
+    centres = [load_file(found.folder / "model.safetensors")["centre"] for found in (one, four)]
+    np.testing.assert_allclose(*centres, atol=1e-4)
+    rates = [found.results["private_evaluation"]["response_rate"]["value"] for found in (one, four)]
+    assert rates[0] == pytest.approx(rates[1], abs=0.02)
+
+
+def test_as_rows_of_their_own_the_same_table_declares_every_row(write_market, tmp_path: Path):
+    results = simulate(client_market(write_market, tmp_path, rows=4, unit="row")).results
+    assert [party["declared_rows"] for party in results["parties"]] == [190] * 4

@@ -10,6 +10,7 @@ import torch
 from fedmarket.config import LogisticModel, MlpModel
 from fedmarket.models.propensity import PropensityNetwork, load_vector, network_of, parameter_count
 from fedmarket.privacy.mechanism import Mechanism
+from fedmarket.training.gradients import Batch
 
 MODELS = {
     "logistic": LogisticModel(kind="logistic", binning=False),
@@ -35,13 +36,14 @@ def network_at() -> Callable[..., PropensityNetwork]:
 
 
 @pytest.fixture(scope="session")
-def rows_of() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+def rows_of() -> Callable[..., Batch]:
     """Give ``n`` rows of ``width`` with labels."""
 
-    def rows(n: int, width: int, *, seed: int = 0, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    def rows(n: int, width: int, *, seed: int = 0, scale: float = 1.0) -> Batch:
         rng = np.random.default_rng(seed)
         features = (scale * rng.standard_normal((n, width))).astype(np.float32)
-        return torch.from_numpy(features), torch.from_numpy((rng.random(n) < 0.3).astype(np.float32))
+        labels = torch.from_numpy((rng.random(n) < 0.3).astype(np.float32))
+        return Batch(features=torch.from_numpy(features), labels=labels)
 
     return rows
 

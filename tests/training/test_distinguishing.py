@@ -9,19 +9,22 @@ import torch
 from scipy import stats
 
 from fedmarket.aggregation.fixedpoint import bytes_to_words
+from fedmarket.aggregation.scaling import Scaling
 from fedmarket.config import load_config
 from fedmarket.contract.schema import PrivacyTerms
 from fedmarket.errors import Refusal
 from fedmarket.federation import party as module
 from fedmarket.federation.messages import Request
-from fedmarket.federation.party import Party, PartyState
+from fedmarket.federation.party import Party, PartyState, Rows
 from fedmarket.federation.terms import Terms
 from fedmarket.models.propensity import network_of
 from fedmarket.models.released import UNCALIBRATED, ModelState
 from fedmarket.privacy.budget import Spending
+from fedmarket.privacy.histogram import SCORE_BINS
 from fedmarket.privacy.noise import Stream
 from fedmarket.privacy.plan import PrivacyPlan, Sharing, plan_for
-from fedmarket.training.sums import calibration_sum, feature_sum, update_sum
+from fedmarket.training.gradients import Batch
+from fedmarket.training.sums import calibration_sum, feature_sum, score_counts, update_sum
 
 CONFIG = load_config(
     Path(__file__).parents[2] / "experiments" / "demo" / "config.toml",
@@ -40,8 +43,16 @@ CONFIG = load_config(
     ),
 )
 DELTA, WIDTH, BOUND, RUNS = 1e-5, 4, 2.0, 1200
-RELEASES = ("centre", "update", "calibrate")
-MODEL = ModelState(centre=np.zeros(WIDTH), parameters=np.array([0.5, 0.5, 0.5, 0.5, 2.0]), calibration=UNCALIBRATED)
+RUN = b"one run's number"
+RELEASES = ("centre", "update", "calibrate", "evaluate")
+LENGTHS = (WIDTH, WIDTH + 1, 5, 2 * SCORE_BINS)
+MODEL = ModelState(
+    centre=np.zeros(WIDTH),
+    scale=np.ones(WIDTH),
+    parameters=np.array([0.5, 0.5, 0.5, 0.5, 2.0]),
+    calibration=UNCALIBRATED,
+)
+SCALING = Scaling(row_norm=3.0, exponent=0.35, one_hot=(False,) * WIDTH, weights=(1.0,) * WIDTH)
 
 
 @pytest.fixture(scope="module", params=["local", "distributed"])
@@ -53,13 +64,18 @@ def plan(request: pytest.FixtureRequest) -> PrivacyPlan:
     return plan_for(privacy, terms, CONFIG.training, feature_norm=BOUND, sharing=sharing)
 
 
-def party_under(plan: PrivacyPlan, *, extreme: bool) -> Party:
-    """Return a party of a few dull rows, and the record that moves every release as far as any can."""
+def some_rows(*, extreme: bool) -> Rows:
+    """Return a few dull rows, and the record that moves every release as far as any can."""
     features = np.zeros((5, WIDTH), dtype=np.float32)
     features[:4] = 0.1 * np.eye(WIDTH)
     labels = np.array([0, 1, 0, 1, 0], dtype=np.float32)
-    features[4] = BOUND / 2  # of norm BOUND; with its label the gradient's norm is 2.2 and the clip 1
+    features[4] = BOUND / 2  # of norm BOUND; with its label and weight the gradient's norm is 2.9 and the clip 1
     rows = 5 if extreme else 4
+    return Rows(features=features[:rows], labels=labels[:rows])
+
+
+def party_under(plan: PrivacyPlan, *, extreme: bool) -> Party:
+    """Return a party that trains and tests on dull rows, with or without an extreme record among either."""
     terms = Terms(
         contract_hash="0" * 64,
         model=CONFIG.model,
@@ -67,6 +83,7 @@ def party_under(plan: PrivacyPlan, *, extreme: bool) -> Party:
         parameters=WIDTH + 1,
         initial_seed=0,
         schedule=CONFIG.training,
+        scaling=SCALING,
         plan=plan,
         modulus_bits=32,
         max_parties=2,
@@ -74,7 +91,9 @@ def party_under(plan: PrivacyPlan, *, extreme: bool) -> Party:
         secagg="ideal",
         minimum_survivors=1,
     )
-    return Party(name="p", terms=terms, features=features[:rows], labels=labels[:rows], declared_rows=5)
+    return Party(
+        name="p", terms=terms, rows=some_rows(extreme=extreme), held_out=some_rows(extreme=extreme), declared_rows=5
+    )
 
 
 def request_for(number: int) -> Request:
@@ -84,13 +103,13 @@ def request_for(number: int) -> Request:
 
 
 def transcript(party: Party) -> np.ndarray:
-    """Return all that leaves the party in one run, decoded: three releases, one after the other."""
-    states, seen = [PartyState()], []
+    """Return all that leaves the party in one run, decoded: four releases, one after the other."""
+    states, seen = [PartyState(run=RUN)], []
     for number, phase in enumerate(RELEASES):
         update = party.answer(states[-1], request_for(number), keep=states.append)
         grid = party.terms.grid_of(phase)
         seen.append(grid.decode(bytes_to_words(update.content, modulus_bits=32)))
-    assert [state.last_round for state in states] == [-1, 0, 1, 2]
+    assert [state.last_round for state in states] == [-1, 0, 1, 2, 3]
     return np.concatenate(seen)
 
 
@@ -98,34 +117,44 @@ def exact_transcript(party: Party) -> np.ndarray:
     """Return the same sums without noise: what an adversary who knows all the rows can compute."""
     bare = {m.phase: replace(m, noise_multiplier=0.0) for m in party.terms.plan.mechanisms}
     network, stream = network_of(CONFIG.model, WIDTH), Stream.seeded(0)
-    rows = torch.from_numpy(party.features)
+    rows, held_out = party.rows, party.held_out
+    weights = SCALING.row_norm / np.sqrt(np.sum(rows.features.astype(np.float64) ** 2, axis=1) + 1)
+    batch = Batch(
+        features=torch.from_numpy(rows.features),
+        labels=torch.from_numpy(rows.labels),
+        weights=torch.from_numpy(weights.astype(np.float32)),
+    )
     update = update_sum(
         network,
         MODEL.parameters,
-        rows,
-        torch.from_numpy(party.labels),
+        batch,
         steps=1,
         learning_rate=1.0,
         declared_rows=5,
         mechanism=bare["update"],
         stream=stream,
     )
-    keys = {"mechanism": bare["calibrate"], "stream": stream}
+    scored = (network, MODEL.parameters, UNCALIBRATED)
+    tested = (torch.from_numpy(held_out.features), held_out.labels)
     return np.concatenate(
         [
-            feature_sum(party.features, mechanism=bare["centre"], stream=stream),
+            feature_sum(rows.features, mechanism=bare["centre"], stream=stream),
             update,
-            calibration_sum(network, MODEL.parameters, UNCALIBRATED, rows, party.labels, **keys),
+            calibration_sum(*scored, batch.features, rows.labels, mechanism=bare["calibrate"], stream=stream),
+            score_counts(*scored, *tested, mechanism=bare["evaluate"], stream=stream),
         ]
     )
 
 
-def log_likelihood_ratios(transcripts: np.ndarray, claimed: PrivacyPlan) -> np.ndarray:
-    """Return log p(transcript with the record) - log p(without it), the strongest test there is."""
-    lengths = {"centre": WIDTH, "update": WIDTH + 1, "calibrate": 5}
-    std = np.concatenate([np.full(lengths[m.phase], m.noise_std) for m in claimed.mechanisms])
+def log_likelihood_ratios(transcripts: np.ndarray, claimed: PrivacyPlan) -> dict[str, np.ndarray]:
+    """Return log p(transcript with the record) - log p(without it), the strongest test there is, for either record.
+
+    Each record stands in releases of its own: the ratio of one is that of its part of the transcript.
+    """
+    std = np.concatenate([np.full(n, claimed.mechanism(of).noise_std) for of, n in zip(RELEASES, LENGTHS, strict=True)])
     present, absent = (exact_transcript(party_under(claimed, extreme=extreme)) for extreme in (True, False))
-    return (((transcripts - absent) ** 2 - (transcripts - present) ** 2) / (2 * std**2)).sum(axis=1)
+    ratios = ((transcripts - absent) ** 2 - (transcripts - present) ** 2) / (2 * std**2)
+    return {"rows": ratios[:, : -LENGTHS[-1]].sum(axis=1), "held_out": ratios[:, -LENGTHS[-1] :].sum(axis=1)}
 
 
 def breaches(present: np.ndarray, absent: np.ndarray, *, epsilon: float, delta: float) -> int:
@@ -162,34 +191,33 @@ def with_clip(plan: PrivacyPlan, factor: float) -> PrivacyPlan:
     return replace(plan, mechanisms=tuple(changed))
 
 
-def ratios_of(drawn: PrivacyPlan, claimed: PrivacyPlan) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ratios of many runs with and without the record, of parties that draw as ``drawn`` says."""
+def ratios_of(drawn: PrivacyPlan, claimed: PrivacyPlan) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return, for either record, the ratios of many runs with and without it; parties draw as ``drawn`` says."""
     present, absent = (
         log_likelihood_ratios(np.stack([transcript(party) for _ in range(RUNS)]), claimed)
-        for party in (party_under(drawn, extreme=True), party_under(drawn, extreme=False))
+        for party in (party_under(drawn, extreme=extreme) for extreme in (True, False))
     )
-    return present, absent
+    return {among: (present[among], absent[among]) for among in present}
 
 
 @pytest.mark.statistical
 def test_a_record_cannot_be_told_better_than_the_plan_allows_and_the_test_sees_how_well_it_can(plan: PrivacyPlan):
-    ratios = ratios_of(plan, plan)
-    assert breaches(*ratios, epsilon=plan.spent().epsilon, delta=DELTA) == 0
-    assert breaches(*ratios, epsilon=0.2, delta=DELTA) > 0  # the same noise does not keep a smaller promise
+    for among, ratios in ratios_of(plan, plan).items():
+        assert breaches(*ratios, epsilon=plan.spent().epsilon, delta=DELTA) == 0, among
+        assert breaches(*ratios, epsilon=0.2, delta=DELTA) > 0, among  # the same noise does not keep a smaller promise
 
 
 @pytest.mark.statistical
 def test_a_quarter_of_the_noise_is_found_out(plan: PrivacyPlan):
-    assert breaches(*ratios_of(with_noise(plan, 0.25), plan), epsilon=plan.spent().epsilon, delta=DELTA) > 0
+    for among, ratios in ratios_of(with_noise(plan, 0.25), plan).items():
+        assert breaches(*ratios, epsilon=plan.spent().epsilon, delta=DELTA) > 0, among
 
 
 def test_the_record_moves_each_release_as_far_as_its_bound_and_no_farther(plan: PrivacyPlan):
     present, absent = (exact_transcript(party_under(plan, extreme=extreme)) for extreme in (True, False))
-    parts = np.split(present - absent, [WIDTH, 2 * WIDTH + 1])
-    moved = [float(np.linalg.norm(part)) for part in parts]
-    for distance, phase in zip(moved, RELEASES, strict=True):
+    for part, phase in zip(np.split(present - absent, np.cumsum(LENGTHS)[:-1]), RELEASES, strict=True):
         clip_norm = plan.mechanism(phase).clip_norm
-        assert 0.7 * clip_norm < distance <= clip_norm * (1 + 1e-5)
+        assert 0.7 * clip_norm < np.linalg.norm(part) <= clip_norm * (1 + 1e-5)
     loose = with_clip(plan, 3.0)
     present, absent = (exact_transcript(party_under(loose, extreme=extreme)) for extreme in (True, False))
     assert np.linalg.norm((present - absent)[WIDTH : 2 * WIDTH + 1]) > 2 * plan.mechanism("update").clip_norm
@@ -200,10 +228,10 @@ def test_an_exhausted_budget_is_refused_before_anything_is_computed(
     plan: PrivacyPlan, phase: str, monkeypatch: pytest.MonkeyPatch
 ):
     computed: list[str] = []
-    for name in ("feature_sum", "update_sum", "calibration_sum"):
+    for name in ("feature_sum", "update_sum", "calibration_sum", "score_counts"):
         monkeypatch.setattr(module, name, lambda *_, name=name, **__: computed.append(name) or np.zeros(1))
     monkeypatch.setattr(Stream, "secret", lambda: computed.append("noise"))
-    state = PartyState(spending=Spending(centre=1, update=1, calibrate=1))
+    state = PartyState(run=RUN, spending=Spending(centre=1, update=1, calibrate=1, evaluate=1))
     request = request_for(RELEASES.index(phase))
     with pytest.raises(Refusal, match=f"budget: 1 more .* of {phase} asked, 0 left of 1"):
         party_under(plan, extreme=True).answer(state, request, keep=lambda _: computed.append("kept"))

@@ -1,6 +1,7 @@
 """The clipped sum is what a loop over single rows gives, and no row moves it by more than the clip."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,11 +18,11 @@ from fedmarket.config import LogisticModel, MlpModel
 from fedmarket.errors import ProtocolError
 from fedmarket.models.propensity import PropensityNetwork, load_vector, network_of, parameter_count, vector_of
 from fedmarket.training import gradients
-from fedmarket.training.gradients import clipped_gradient_sum
+from fedmarket.training.gradients import Batch, clipped_gradient_sum
 
 Model = LogisticModel | MlpModel
 NetworkAt = Callable[..., PropensityNetwork]
-RowsOf = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+RowsOf = Callable[..., Batch]
 
 EXACT = 1 + 1e-5
 """A row's own gradient is rounded to float32; the sum is not."""
@@ -33,11 +34,12 @@ def gradient_of(network: nn.Module, features: torch.Tensor, label: torch.Tensor)
     return np.concatenate([part.numpy().ravel() for part in parts]).astype(np.float64)
 
 
-def loop(network: nn.Module, features: torch.Tensor, labels: torch.Tensor, clip_norm: float) -> np.ndarray:
-    """Return the sum over rows, one by one: autograd, clip, add."""
+def loop(network: nn.Module, rows: Batch, clip_norm: float) -> np.ndarray:
+    """Return the sum over rows, one by one: autograd, weigh, clip, add."""
     total = np.zeros(parameter_count(network))
-    for row, label in zip(features, labels, strict=True):
-        gradient = gradient_of(network, row, label)
+    weights = torch.ones(len(rows.labels)) if rows.weights is None else rows.weights
+    for row, label, weight in zip(rows.features, rows.labels, weights, strict=True):
+        gradient = float(weight) * gradient_of(network, row, label)
         total += gradient * min(1.0, clip_norm / max(float(np.linalg.norm(gradient)), 1e-300))
     return total
 
@@ -45,12 +47,12 @@ def loop(network: nn.Module, features: torch.Tensor, labels: torch.Tensor, clip_
 @pytest.mark.parametrize("clip_norm", [0.05, 0.8, 5.0, np.inf])
 def test_the_sum_is_that_of_a_loop_over_rows(model: Model, clip_norm: float, network_at: NetworkAt, rows_of: RowsOf):
     network, rows = network_at(model, 4), rows_of(60, 4, scale=2.0)
-    expected = loop(network, *rows, clip_norm)
-    found = clipped_gradient_sum(network, *rows, clip_norm=clip_norm)
+    expected = loop(network, rows, clip_norm)
+    found = clipped_gradient_sum(network, rows, clip_norm=clip_norm)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     if clip_norm < 1:  # the rows are large enough that a sum without clipping, or clipped as a whole, is another
-        plain = loop(network, *rows, np.inf)
+        plain = loop(network, rows, np.inf)
         assert np.linalg.norm(found - plain) > 0.5
         assert np.linalg.norm(found - plain * min(1, clip_norm / np.linalg.norm(plain))) > 0.01
 
@@ -65,11 +67,11 @@ def test_the_sum_is_opacus_own_up_to_its_float32(model: Model, network_at: Netwo
         expected_batch_size=None,
         loss_reduction="sum",
     )
-    features = rows[0].clone().requires_grad_()
-    binary_cross_entropy_with_logits(wrapped(features), rows[1], reduction="sum").backward()
+    features = rows.features.clone().requires_grad_()
+    binary_cross_entropy_with_logits(wrapped(features), rows.labels, reduction="sum").backward()
     optimizer.clip_and_accumulate()
     opacus = torch.cat([parameter.summed_grad.reshape(-1) for parameter in optimizer.params]).detach().numpy()
-    np.testing.assert_allclose(clipped_gradient_sum(network, *rows, clip_norm=0.3), opacus, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(clipped_gradient_sum(network, rows, clip_norm=0.3), opacus, rtol=1e-4, atol=1e-4)
 
 
 ANY_FEATURES = arrays(
@@ -87,22 +89,26 @@ def test_no_row_moves_the_sum_by_more_than_the_clip(
     model: Model, network_at: NetworkAt, features: np.ndarray, bits: int, clip_norm: float, data: st.DataObject
 ):
     network = network_at(model, 3)
-    rows = torch.from_numpy(features)
-    labels = torch.tensor([float(bits >> place & 1) for place in range(len(rows))])
-    left_out = data.draw(st.integers(0, len(rows) - 1))
-    others = torch.arange(len(rows)) != left_out
-    whole = clipped_gradient_sum(network, rows, labels, clip_norm=clip_norm)
-    without = clipped_gradient_sum(network, rows[others], labels[others], clip_norm=clip_norm)
+    labels = torch.tensor([float(bits >> place & 1) for place in range(len(features))])
+    rows = Batch(features=torch.from_numpy(features), labels=labels)
+    left_out = data.draw(st.integers(0, len(labels) - 1))
+    whole = clipped_gradient_sum(network, rows, clip_norm=clip_norm)
+    without = clipped_gradient_sum(network, rows.taken(torch.arange(len(labels)) != left_out), clip_norm=clip_norm)
     assert np.linalg.norm(whole - without) <= clip_norm * EXACT
 
 
-def test_the_bound_is_reached_and_broken_without_the_clip(model: Model, network_at: NetworkAt, rows_of: RowsOf):
-    network, (features, labels) = network_at(model, 4), rows_of(30, 4, scale=20.0)
+def all_wrong(network: nn.Module, features: torch.Tensor) -> Batch:
+    """Return rows with the labels that the network expects least: gradients are large."""
     with torch.no_grad():
-        labels = (network(features) < 0).float()
+        return Batch(features=features, labels=(network(features) < 0).float())
+
+
+def test_the_bound_is_reached_and_broken_without_the_clip(model: Model, network_at: NetworkAt, rows_of: RowsOf):
+    network = network_at(model, 4)
+    rows = all_wrong(network, rows_of(30, 4, scale=20.0).features)
 
     def largest_move(clip_norm: float) -> float:
-        sums = [clipped_gradient_sum(network, features[k:], labels[k:], clip_norm=clip_norm) for k in range(31)]
+        sums = [clipped_gradient_sum(network, rows.taken(slice(k, None)), clip_norm=clip_norm) for k in range(31)]
         return float(np.linalg.norm(np.diff(sums, axis=0), axis=1).max())
 
     assert largest_move(0.5) == pytest.approx(0.5, rel=1e-5)
@@ -114,12 +120,11 @@ def test_the_bound_holds_among_thousands_of_rows_that_pull_the_same_way(model: M
     network, n, clip_norm = network_at(model, 6, seed=3), 9000, 0.1
     rng = np.random.default_rng(1)
     aligned = 3 * rng.standard_normal((1, 6)) + 0.01 * rng.standard_normal((n, 6))
-    features = torch.from_numpy(aligned.astype(np.float32))
-    with torch.no_grad():
-        labels = (network(features) < 0).float()
-    one = clipped_gradient_sum(network, features[:1], labels[:1], clip_norm=clip_norm)
-    whole = clipped_gradient_sum(network, features, labels, clip_norm=clip_norm)
-    without = clipped_gradient_sum(network, features[1:], labels[1:], clip_norm=clip_norm)
+    rows = all_wrong(network, torch.from_numpy(aligned.astype(np.float32)))
+    one, whole, without = (
+        clipped_gradient_sum(network, rows.taken(part), clip_norm=clip_norm)
+        for part in (slice(1), slice(None), slice(1, None))
+    )
     assert np.linalg.norm(one) == pytest.approx(clip_norm, rel=1e-6)
     assert np.linalg.norm(whole - without) <= clip_norm * EXACT
     assert np.linalg.norm(whole - without - one) <= clip_norm * 1e-5
@@ -129,7 +134,7 @@ def test_the_bound_holds_among_thousands_of_rows_that_pull_the_same_way(model: M
 
 @pytest.mark.parametrize("clip_norm", [0.5, np.inf])
 def test_no_rows_give_zeros(model: Model, clip_norm: float, network_at: NetworkAt, rows_of: RowsOf):
-    found = clipped_gradient_sum(network_at(model, 4), *rows_of(0, 4), clip_norm=clip_norm)
+    found = clipped_gradient_sum(network_at(model, 4), rows_of(0, 4), clip_norm=clip_norm)
     np.testing.assert_array_equal(found, np.zeros(parameter_count(network_at(model, 4))))
 
 
@@ -138,10 +143,12 @@ def test_chunks_do_not_matter(
     model: Model, clip_norm: float, network_at: NetworkAt, rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch
 ):
     network, rows = network_at(model, 4), rows_of(23, 4)
-    whole = clipped_gradient_sum(network, *rows, clip_norm=clip_norm)
+    whole = clipped_gradient_sum(network, rows, clip_norm=clip_norm)
     for chunk in (1, 5, 22, 23, 24):
         monkeypatch.setattr(gradients, "CHUNK", chunk)
-        np.testing.assert_allclose(clipped_gradient_sum(network, *rows, clip_norm=clip_norm), whole, rtol=1e-5)
+        again = replace(rows)  # a batch keeps its chunks
+        np.testing.assert_allclose(clipped_gradient_sum(network, again, clip_norm=clip_norm), whole, rtol=1e-5)
+        assert len(again.chunks) == -(-23 // chunk)
 
 
 class Column(nn.Module):
@@ -159,7 +166,7 @@ class Column(nn.Module):
 def test_logits_of_another_shape_are_refused(clip_norm: float, rows_of: RowsOf):
     network = Column()
     with pytest.raises(ValueError, match=r"expected logits of shape \(7,\), got \(7, 1\)"):
-        clipped_gradient_sum(network, *rows_of(7, 4), clip_norm=clip_norm)
+        clipped_gradient_sum(network, rows_of(7, 4), clip_norm=clip_norm)
     assert_untouched(network)
 
 
@@ -174,7 +181,7 @@ def test_parameters_that_are_not_finite_are_refused_whatever_the_rows(
     vector[-1] = value
     load_vector(network, vector)
     with pytest.raises(ProtocolError, match="the parameters are not finite"):
-        clipped_gradient_sum(network, *rows_of(rows, 4), clip_norm=clip_norm)
+        clipped_gradient_sum(network, rows_of(rows, 4), clip_norm=clip_norm)
 
 
 def hostile_network() -> PropensityNetwork:
@@ -187,19 +194,23 @@ def hostile_network() -> PropensityNetwork:
     return network
 
 
-def test_no_row_decides_whether_there_is_an_answer():
+@pytest.mark.parametrize("customers", [None, torch.tensor([4, 4, 9])], ids=["rows", "customers"])
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 2.0, 3.0])], ids=["plain", "weighted"])
+def test_no_row_decides_whether_there_is_an_answer(weights: torch.Tensor | None, customers: torch.Tensor | None):
     """A coordinator that chooses the parameters must not learn from a refusal that such a row is there."""
     network = hostile_network()
-    plain, marked = torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5]]), torch.tensor([[1.0, 1.0, 0.5]])
+    features = torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [1.0, 1.0, 0.5]])
+    rows = Batch(features=features, labels=torch.ones(3), weights=weights, customers=customers)
+    plain, marked = rows.taken(slice(2)), rows.taken(slice(2, None))
     with torch.no_grad():
-        assert network(marked).isnan().all()
-        assert network(plain).isfinite().all()
-    without = clipped_gradient_sum(network, plain, torch.ones(2), clip_norm=1.0)
-    whole = clipped_gradient_sum(network, torch.cat([plain, marked]), torch.ones(3), clip_norm=1.0)
-    assert np.linalg.norm(without) > 0.5
+        assert network(marked.features).isnan().all()
+        assert network(plain.features).isfinite().all()
+    without = clipped_gradient_sum(network, plain, clip_norm=1.0)
+    whole = clipped_gradient_sum(network, rows, clip_norm=1.0)
+    assert np.linalg.norm(without) > 0.2
     np.testing.assert_array_equal(whole, without)
     with pytest.raises(ProtocolError, match="the gradient sum is not finite"):
-        clipped_gradient_sum(network, marked, torch.ones(1), clip_norm=np.inf)  # baselines protect nobody
+        clipped_gradient_sum(network, marked, clip_norm=np.inf)  # baselines protect nobody
 
 
 def assert_untouched(network: nn.Module) -> None:
@@ -218,31 +229,17 @@ def assert_untouched(network: nn.Module) -> None:
 def test_the_network_is_left_as_it_was(model: Model, clip_norm: float, network_at: NetworkAt, rows_of: RowsOf):
     network, rows = network_at(model, 4), rows_of(9, 4)
     before = vector_of(network)
-    first = clipped_gradient_sum(network, *rows, clip_norm=clip_norm)
+    first = clipped_gradient_sum(network, rows, clip_norm=clip_norm)
     assert_untouched(network)
     np.testing.assert_array_equal(vector_of(network), before)
-    np.testing.assert_array_equal(clipped_gradient_sum(network, *rows, clip_norm=clip_norm), first)
+    np.testing.assert_array_equal(clipped_gradient_sum(network, rows, clip_norm=clip_norm), first)
 
 
 def test_threads_are_given_back(network_at: NetworkAt, rows_of: RowsOf, model: Model):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        clipped_gradient_sum(network_at(model, 4), *rows_of(3, 4), clip_norm=1.0)
+        clipped_gradient_sum(network_at(model, 4), rows_of(3, 4), clip_norm=1.0)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("clip_norm", [0.05, 0.8, np.inf])
-def test_the_closed_form_is_taken_for_linear_models_and_agrees_with_opacus(
-    clip_norm: float, network_at: NetworkAt, rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch
-):
-    network, rows = network_at(LogisticModel(kind="logistic", binning=False), 6), rows_of(500, 6, scale=2.0)
-    slow = gradients._plain_sum if np.isinf(clip_norm) else gradients._opacus_sum
-    expected = slow(network, *rows, clip_norm)
-    for name in ("_plain_sum", "_opacus_sum"):
-        monkeypatch.setattr(gradients, name, None)
-    np.testing.assert_allclose(
-        clipped_gradient_sum(network, *rows, clip_norm=clip_norm), expected, rtol=1e-4, atol=1e-4
-    )

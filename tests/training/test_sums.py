@@ -12,14 +12,15 @@ from scipy import stats
 from fedmarket.config import LogisticModel
 from fedmarket.models.propensity import PropensityNetwork, load_vector, network_of, vector_of
 from fedmarket.models.released import UNCALIBRATED
-from fedmarket.privacy.noise import Stream
+from fedmarket.privacy.histogram import SCORE_BINS, SCORE_EDGES
 from fedmarket.privacy.mechanism import Mechanism
+from fedmarket.privacy.noise import Stream
 from fedmarket.privacy.plan import CALIBRATION_SENSITIVITY
-from fedmarket.training.gradients import clipped_gradient_sum
-from fedmarket.training.sums import calibration_sum, feature_sum, update_sum
+from fedmarket.training.gradients import Batch, clipped_gradient_sum
+from fedmarket.training.sums import calibration_sum, feature_sum, score_counts, update_sum
 
 NetworkAt = Callable[..., PropensityNetwork]
-RowsOf = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+RowsOf = Callable[..., Batch]
 MechanismOf = Callable[..., Mechanism]
 Sum = Callable[[Stream], np.ndarray]
 
@@ -41,36 +42,40 @@ def noise_complaints(released: np.ndarray, exact: np.ndarray, std: float) -> lis
     later = np.sum(z[1:] * z[:-1]) / np.sqrt(z[1:].size)
     chances = {
         "shape": stats.kstest(z.ravel(), "norm").pvalue,
-        "mean": 2 * stats.norm.sf(np.abs(z.mean(axis=0)).max() * np.sqrt(draws)),
-        "each coordinate": min(two_sided(float(np.sum(column**2)), draws) for column in z.T),
+        "mean": 2 * width * stats.norm.sf(np.abs(z.mean(axis=0)).max() * np.sqrt(draws)),
+        "each coordinate": width * min(two_sided(float(np.sum(column**2)), draws) for column in z.T),
         "size": two_sided(float(np.sum(z**2)), z.size),
-        "coordinates apart": 2 * stats.norm.sf(np.abs(pairs).max() * np.sqrt(draws)),
+        "coordinates apart": 2 * len(pairs) * stats.norm.sf(np.abs(pairs).max() * np.sqrt(draws)),
         "draws apart": 2 * stats.norm.sf(abs(later)),
     }
     return [name for name, chance in chances.items() if not chance > DOUBT]
 
 
-@pytest.fixture(scope="module", params=["feature", "update", "calibration"])
+@pytest.fixture(scope="module", params=["feature", "update", "calibration", "scores"])
 def sums(
     request: pytest.FixtureRequest, network_at: NetworkAt, rows_of: RowsOf, mechanism: MechanismOf
 ) -> Callable[[Mechanism], Sum]:
-    """Give the three sums over the same rows, as functions of mechanism and stream."""
-    network, (features, labels) = network_at(LOGISTIC, 3), rows_of(4, 3)
-    parameters = vector_of(network)
+    """Give the four sums over the same rows, as functions of mechanism and stream."""
+    network, rows = network_at(LOGISTIC, 3), rows_of(4, 3)
+    parameters, labels = vector_of(network), rows.labels.numpy()
 
     def of(plan: Mechanism) -> Sum:
         def feature(stream: Stream) -> np.ndarray:
-            return feature_sum(features.numpy(), mechanism=plan, stream=stream)
+            return feature_sum(rows.features.numpy(), mechanism=plan, stream=stream)
 
         def update(stream: Stream) -> np.ndarray:
             keys = {"steps": 1, "learning_rate": 1.0, "declared_rows": 4}
-            return update_sum(network, parameters, features, labels, **keys, mechanism=plan, stream=stream)
+            return update_sum(network, parameters, rows, **keys, mechanism=plan, stream=stream)
 
         def calibration(stream: Stream) -> np.ndarray:
             keys = {"mechanism": plan, "stream": stream}
-            return calibration_sum(network, parameters, UNCALIBRATED, features, labels.numpy(), **keys)
+            return calibration_sum(network, parameters, UNCALIBRATED, rows.features, labels, **keys)
 
-        return {"feature": feature, "update": update, "calibration": calibration}[request.param]
+        def scores(stream: Stream) -> np.ndarray:
+            keys = {"mechanism": plan, "stream": stream}
+            return score_counts(network, parameters, UNCALIBRATED, rows.features, labels, **keys)
+
+        return {"feature": feature, "update": update, "calibration": calibration, "scores": scores}[request.param]
 
     return of
 
@@ -122,9 +127,9 @@ def test_noise_is_fresh_in_each_call_on_one_stream(sums: Callable[[Mechanism], S
 def empty_update(mechanism: Mechanism, stream: Stream, *, steps: int) -> np.ndarray:
     """Return an update over no rows: noise alone."""
     network = network_of(LOGISTIC, 3)
-    rows = torch.zeros(0, 3), torch.zeros(0)
+    rows = Batch(features=torch.zeros(0, 3), labels=torch.zeros(0))
     keys = {"steps": steps, "learning_rate": 0.1, "declared_rows": 10, "mechanism": mechanism, "stream": stream}
-    return update_sum(network, np.zeros(4), *rows, **keys)
+    return update_sum(network, np.zeros(4), rows, **keys)
 
 
 @pytest.mark.statistical
@@ -138,12 +143,12 @@ def test_each_local_step_adds_noise_of_its_own(mechanism: MechanismOf):
 
 
 def steps_by_hand(
-    start: np.ndarray, rows: tuple[torch.Tensor, torch.Tensor], *, steps: int, rate: float, divisor: float, clip: float
+    start: np.ndarray, rows: Batch, *, steps: int, rate: float, divisor: float, clip: float
 ) -> np.ndarray:
     network, local, total = network_of(LOGISTIC, start.size - 1), start.copy(), np.zeros_like(start)
     for _ in range(steps):
         load_vector(network, local)
-        gradient = clipped_gradient_sum(network, *rows, clip_norm=clip)
+        gradient = clipped_gradient_sum(network, rows, clip_norm=clip)
         local = local - rate * gradient / divisor
         total += gradient
     return total
@@ -156,9 +161,9 @@ def test_the_divisor_is_the_declared_size_and_not_the_number_of_rows(
     network, rows = network_at(LOGISTIC, 3), rows_of(20, 3)
     start, bare = vector_of(network), mechanism(noise_multiplier=0.0)
     for n in (20, 19):
-        mine = rows[0][:n], rows[1][:n]
+        mine = rows.taken(slice(n))
         keys = {"steps": 3, "learning_rate": 4.0, "declared_rows": 30, "mechanism": bare, "stream": Stream.seeded(1)}
-        found = update_sum(network, start, *mine, **keys)
+        found = update_sum(network, start, mine, **keys)
         right, wrong = (steps_by_hand(start, mine, steps=3, rate=4.0, divisor=divisor, clip=0.5) for divisor in (30, n))
         np.testing.assert_allclose(found, right, rtol=1e-6)
         assert np.linalg.norm(found - wrong) > 0.01
@@ -166,23 +171,27 @@ def test_the_divisor_is_the_declared_size_and_not_the_number_of_rows(
 
 def test_rows_that_add_nothing_change_nothing(network_at: NetworkAt, rows_of: RowsOf, mechanism: MechanismOf):
     """A thousand rows whose gradient is exactly zero move the number of rows and must not move the update."""
-    network, (features, labels) = network_at(LOGISTIC, 3), rows_of(20, 3)
+    network, rows = network_at(LOGISTIC, 3), rows_of(20, 3)
     start = vector_of(network)
     sure = torch.from_numpy(np.tile(1e6 * start[:3].astype(np.float32), (1000, 1)))
     keys = {"steps": 3, "learning_rate": 0.1, "declared_rows": 30, "mechanism": mechanism()}
-    few = update_sum(network, start, features, labels, **keys, stream=Stream.seeded(1))
-    more = torch.cat([features, sure]), torch.cat([labels, torch.ones(1000)])
-    np.testing.assert_allclose(update_sum(network, start, *more, **keys, stream=Stream.seeded(1)), few, rtol=1e-6)
+    few = update_sum(network, start, rows, **keys, stream=Stream.seeded(1))
+    more = Batch(features=torch.cat([rows.features, sure]), labels=torch.cat([rows.labels, torch.ones(1000)]))
+    np.testing.assert_allclose(update_sum(network, start, more, **keys, stream=Stream.seeded(1)), few, rtol=1e-6)
 
 
-def taken_rows(mechanism: Mechanism, stream: Stream, *, rows: int, steps: int = 1) -> np.ndarray:
+def taken_rows(
+    mechanism: Mechanism, stream: Stream, *, rows: int, steps: int = 1, customers: np.ndarray | None = None
+) -> np.ndarray:
     """Return how often each row was in the samples of an update, (rows,), read off its noiseless sum.
 
     Each row has a feature of its own, and at zero parameters a positive row's gradient there is -1/2.
     """
     network = network_of(LOGISTIC, rows)
     keys = {"steps": steps, "learning_rate": 1e-12, "declared_rows": 7, "mechanism": mechanism, "stream": stream}
-    total = update_sum(network, np.zeros(rows + 1), torch.eye(rows), torch.ones(rows), **keys)
+    owners = None if customers is None else torch.from_numpy(customers)
+    batch = Batch(features=torch.eye(rows), labels=torch.ones(rows), customers=owners)
+    total = update_sum(network, np.zeros(rows + 1), batch, **keys)
     assert total[-1] == pytest.approx(total[:-1].sum(), rel=1e-5)
     return np.rint(-2 * total[:-1]).astype(int)
 
@@ -214,6 +223,27 @@ def test_the_rows_of_an_update_are_a_poisson_sample(mechanism: MechanismOf):
 
 
 @pytest.mark.statistical
+def test_customers_are_taken_whole_on_one_coin_each(mechanism: MechanismOf):
+    """Whatever their rows: a coin for each row would take parts, a coin for all would take nobody or everybody."""
+    counts = np.tile([1, 2, 5], 13)
+    customers = np.repeat(3 * np.arange(len(counts)), counts)
+    first = np.cumsum(counts) - counts
+    bare = mechanism(noise_multiplier=0.0, sample_rate=0.3, clip_norm=50.0)
+    streams = [Stream.secret() for _ in range(1200)]
+    taken = np.stack([taken_rows(bare, stream, rows=len(customers), customers=customers) for stream in streams])
+    assert set(np.unique(taken)) == {0, 1}
+    np.testing.assert_array_equal(taken, np.repeat(taken[:, first], counts, axis=1))
+    assert sampling_complaints(taken[:, first], 0.3) == []
+    assert "sizes" in sampling_complaints(taken, 0.3)  # rows are not independent of each other
+    by_row = np.stack([taken_rows(bare, Stream.secret(), rows=len(customers)) for _ in range(50)])
+    assert (by_row != np.repeat(by_row[:, first], counts, axis=1)).any()
+    everybody_or_nobody = np.repeat(taken[:, :1], len(counts), axis=1)
+    assert "sizes" in sampling_complaints(everybody_or_nobody, 0.3)
+    larger_more_often = np.random.default_rng(0).random((1200, len(counts))) < 1 - (1 - 0.15) ** counts
+    assert "rows" in sampling_complaints(larger_more_often, 0.3)
+
+
+@pytest.mark.statistical
 def test_each_local_step_tosses_coins_of_its_own(mechanism: MechanismOf):
     bare = mechanism(noise_multiplier=0.0, sample_rate=0.5, clip_norm=5.0)
     taken = np.stack([taken_rows(bare, Stream.secret(), rows=50, steps=2) for _ in range(200)])
@@ -228,11 +258,11 @@ def test_an_update_may_take_no_row(mechanism: MechanismOf):
 
 
 def test_clipping_happens_in_the_update_and_row_by_row(mechanism: MechanismOf):
-    network, rows = network_of(LOGISTIC, 2), (torch.full((10, 2), 30.0), torch.ones(10))
+    network, rows = network_of(LOGISTIC, 2), Batch(features=torch.full((10, 2), 30.0), labels=torch.ones(10))
     keys = {"steps": 1, "learning_rate": 1.0, "declared_rows": 10, "stream": Stream.seeded(1)}
     for clip_norm, expected in ((0.5, 5.0), (2.0, 20.0), (np.inf, 10 * 0.5 * np.sqrt(1801))):
         bare = mechanism(noise_multiplier=0.0, clip_norm=clip_norm)
-        found = update_sum(network, np.zeros(3), *rows, **keys, mechanism=bare)
+        found = update_sum(network, np.zeros(3), rows, **keys, mechanism=bare)
         assert np.linalg.norm(found) == pytest.approx(expected, rel=1e-5)
 
 
@@ -269,15 +299,15 @@ def test_the_calibration_bound_is_nearly_reached(mechanism: MechanismOf):
 
 
 def test_the_calibration_statistics_are_those_of_a_loop(network_at: NetworkAt, rows_of: RowsOf, mechanism: MechanismOf):
-    network, (features, labels) = network_at(LOGISTIC, 3), rows_of(50, 3)
+    network, rows = network_at(LOGISTIC, 3), rows_of(50, 3)
     calibration, expected = np.array([-0.4, 1.3, 0.2]), np.zeros(5)
-    raws = (features.double() @ torch.from_numpy(vector_of(network)[:3]) + vector_of(network)[3]).numpy()
-    for raw, label in zip(raws, labels.numpy(), strict=True):
+    raws = (rows.features.double() @ torch.from_numpy(vector_of(network)[:3]) + vector_of(network)[3]).numpy()
+    for raw, label in zip(raws, rows.labels.numpy(), strict=True):
         t = np.tanh((raw - 0.2) / 8)
         p = 1 / (1 + np.exp(-(-0.4 + 1.3 * 8 * t)))
         expected += [label - p, (label - p) * t, p * (1 - p), p * (1 - p) * t, p * (1 - p) * t**2]
     keys = {"mechanism": mechanism(noise_multiplier=0.0), "stream": Stream.seeded(1)}
-    found = calibration_sum(network, vector_of(network), calibration, features, labels.numpy(), **keys)
+    found = calibration_sum(network, vector_of(network), calibration, rows.features, rows.labels.numpy(), **keys)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -295,8 +325,52 @@ def test_a_row_that_overflows_leaves_the_calibration_sendable(mechanism: Mechani
 
 
 def test_a_row_moves_the_feature_sum_by_its_own_norm(rows_of: RowsOf, mechanism: MechanismOf):
-    features = rows_of(5000, 6)[0].numpy()
+    features = rows_of(5000, 6).features.numpy()
     keys = {"mechanism": mechanism(noise_multiplier=0.0), "stream": Stream.seeded(1)}
     whole, without = feature_sum(features, **keys), feature_sum(features[1:], **keys)
     np.testing.assert_allclose(whole - without, features[0], atol=1e-9)
     assert whole.dtype == np.float64
+
+
+def counted(raws: np.ndarray, labels: np.ndarray, calibration: np.ndarray, mechanism: Mechanism) -> np.ndarray:
+    """Return counts of rows whose only feature is their logit, (2, SCORE_BINS)."""
+    rows = torch.from_numpy(raws.astype(np.float32))[:, None]
+    keys = {"mechanism": mechanism, "stream": Stream.seeded(1)}
+    scored = (network_of(LOGISTIC, 1), np.array([1.0, 0.0]), calibration)
+    return score_counts(*scored, rows, labels.astype(np.float32), **keys).reshape(2, SCORE_BINS)
+
+
+def test_score_counts_are_those_of_a_loop(mechanism: MechanismOf):
+    rng = np.random.default_rng(0)
+    raws, labels = 3 * rng.standard_normal(400), rng.integers(0, 2, 400)
+    intercept, slope, pivot = -0.4, 1.3, 0.2
+    expected = np.zeros((2, SCORE_BINS))
+    for raw, label in zip(raws.astype(np.float32).astype(np.float64), labels, strict=True):
+        distance = slope * 8 * np.tanh((raw - pivot) / 8)  # of the log-odds from those of the average row
+        expected[label, sum(distance >= edge for edge in SCORE_EDGES)] += 1
+    found = counted(raws, labels, np.array([intercept, slope, pivot]), mechanism(noise_multiplier=0.0))
+    np.testing.assert_array_equal(found, expected)
+    assert (found > 0).all()
+    np.testing.assert_array_equal(found.sum(axis=1), np.bincount(labels))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    raw=st.floats(-40, 40) | st.floats(width=32),
+    label=st.sampled_from([0.0, 1.0]),
+    intercept=st.floats(-20, 20) | st.sampled_from([3e38, -3e38]),
+    slope=st.floats(-5, 5) | st.sampled_from([3e38, -3e38]),
+    pivot=st.floats(-10, 10) | st.sampled_from([3e38, -3e38]),
+)
+def test_one_row_is_one_count_in_one_cell_of_its_label(
+    raw: float, label: float, intercept: float, slope: float, pivot: float
+):
+    """Whatever the coordinator sends as calibration, and also where the network overflows."""
+    bare = Mechanism(phase="evaluate", clip_norm=1.0, noise_multiplier=0.0, sample_rate=1.0, releases=1)
+    found = counted(np.array([raw]), np.array([label]), np.array([intercept, slope, pivot]), bare)
+    assert found[int(label)].sum() == found.sum() == np.abs(found).max() == 1
+
+
+def test_no_rows_are_no_counts(mechanism: MechanismOf):
+    found = counted(np.zeros(0), np.zeros(0), UNCALIBRATED, mechanism(noise_multiplier=0.0))
+    np.testing.assert_array_equal(found, np.zeros((2, SCORE_BINS)))

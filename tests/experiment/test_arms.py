@@ -1,0 +1,99 @@
+"""Terms of an arm come from documents alone: who shares noise with whom, and that it fits the words."""
+
+from pathlib import Path
+
+import pytest
+
+from fedmarket.errors import ConfigError, PlanError
+from fedmarket.experiment.arms import ARMS, arm_named, layout_for, terms_of
+from fedmarket.experiment.market import Market, MarketKey, open_market
+from fedmarket.federation.terms import Terms
+
+JOINT = arm_named("federated_dp")
+SHARED = "privacy.noise=distributed"
+
+
+@pytest.fixture(scope="module")
+def path(write_market, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_market(tmp_path_factory.mktemp("market"))
+
+
+def opened(path: Path, *changes: str) -> Market:
+    return open_market(MarketKey(config=path, changes=changes, seed=0))
+
+
+def terms(path: Path, *changes: str, arm: str = "federated_dp") -> Terms:
+    market = opened(path, *changes)
+    return terms_of(arm_named(arm), market.config, market.contract, seed=0)
+
+
+@pytest.mark.parametrize(("colluders", "shares"), [(1, 2), (2, 1)])
+def test_noise_is_sized_for_the_fewest_survivors_less_the_colluding_parties(path: Path, colluders: int, shares: int):
+    found = terms(path, SHARED, f"privacy.colluders={colluders}")
+    assert (found.minimum_survivors, found.plan.shares) == (3, shares)
+    assert found.plan.spent().epsilon <= 1.0
+    assert found.plan.epsilon_against(3) < found.plan.spent().epsilon
+
+
+def test_a_party_on_its_own_shares_its_noise_with_nobody(path: Path):
+    for arm in ARMS:
+        plan = terms(path, SHARED, arm=arm.name).plan
+        assert plan.shares == (None if not arm.noisy else 2 if arm.holders == "parties" else 1), arm.name
+        assert (plan.spent().epsilon <= 1.0) == arm.noisy
+
+
+def test_where_noise_is_of_ones_own_nothing_is_shared(path: Path):
+    assert {terms(path, arm=arm.name).plan.shares for arm in ARMS} == {None}
+
+
+@pytest.mark.parametrize("modulus_bits", [32, 64])
+@pytest.mark.parametrize("arm", ["federated_dp", "pooled_dp", "local_only_dp"])
+@pytest.mark.parametrize("noise", ["local", "distributed"])
+def test_noise_and_rows_fit_the_words(path: Path, arm: str, noise: str, modulus_bits: int):
+    found = terms(path, f"privacy.noise={noise}", f"aggregation.modulus_bits={modulus_bits}", arm=arm)
+    for mechanism in found.plan.mechanisms:
+        grid = found.grid_of(mechanism.phase)
+        row = mechanism.sensitivity
+        most = found.max_parties * (found.max_party_rows * row + mechanism.noise_reach)
+        assert grid.parties * grid.bound >= most * (1 - 1e-12)
+        assert most / grid.resolution <= 2.0 ** (modulus_bits - 2)
+        if mechanism.grid is not None:
+            assert grid.resolution == mechanism.grid.resolution
+
+
+def test_noise_that_does_not_fit_the_words_is_refused(path: Path):
+    crowded = terms(path, SHARED, "federation.max_party_rows=100000000")
+    with pytest.raises(PlanError, match=r"^aggregation\.modulus_bits: 32 bits do not hold the sum with its noise$"):
+        crowded.grid_of("update")
+
+
+@pytest.mark.parametrize("colluders", [3, 4])
+def test_more_colluders_than_honest_parties_are_refused_where_noise_is_shared_and_only_there(
+    path: Path, colluders: int
+):
+    change = f"privacy.colluders={colluders}"
+    with pytest.raises(ConfigError, match=r"privacy\.colluders must be below federation\.minimum_survivors"):
+        opened(path, SHARED, change)
+    assert terms(path, change).plan.spent().epsilon <= 1.0
+
+
+def test_scales_come_from_the_contracts_layout(path: Path):
+    market = opened(path)
+    layout = layout_for(market.config, market.contract)
+    scaling = terms(path).scaling
+    assert (scaling.one_hot, scaling.weights) == (layout.one_hot, layout.weights)
+    assert (scaling.exponent, scaling.row_norm) == (0.35, 3.5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        SHARED,
+        "privacy.private_evaluation=false",
+        "scaling.exponent=0.3",
+        "scaling.row_norm=3.0",
+        "training.scaled=false",
+    ],
+)
+def test_parties_with_another_configuration_hold_other_terms(path: Path, change: str):
+    assert terms(path, change).hash != terms(path).hash
