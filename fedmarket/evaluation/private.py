@@ -16,6 +16,9 @@ REPLICATES = 400
 CONTACTED = 0.1
 """Share of customers contacted, best scores first, for the lift."""
 
+SHARES = ("auc", "response_rate")
+"""Metrics that cannot be above 1."""
+
 NORMAL_95 = 1.959963984540054
 
 Stack = FloatArray
@@ -46,7 +49,11 @@ def private_metrics(scores: ScoreCounts, *, rng: np.random.Generator) -> dict[st
     moved = _metrics(scores.counts + noise, probabilities)
     width = {name: NORMAL_95 * float(np.nanstd(value)) for name, value in moved.items()}
     return {
-        name: {"value": float(value[0]), "low": float(value[0]) - width[name], "high": float(value[0]) + width[name]}
+        name: {
+            "value": float(value[0]),
+            "low": max(float(value[0]) - width[name], 0.0),
+            "high": min(float(value[0]) + width[name], 1.0 if name in SHARES else np.inf),
+        }
         for name, value in values.items()
     }
 
@@ -63,7 +70,7 @@ def _metrics(counts: Stack, probabilities: FloatArray) -> dict[str, FloatArray]:
         log_loss = -(positives @ np.log(probabilities) + negatives @ np.log1p(-probabilities))
         metrics = {
             "auc": (positives * below).sum(axis=1) / (all_negatives * all_positives),
-            "lift_10": _captured(negatives + positives, positives) / all_positives / CONTACTED,
+            "lift_10": _captured(negatives + positives, positives, probabilities) / all_positives / CONTACTED,
             "calibration_ratio": predicted / all_positives,
             "log_loss": log_loss / rows,
             "response_rate": all_positives / rows,
@@ -71,10 +78,15 @@ def _metrics(counts: Stack, probabilities: FloatArray) -> dict[str, FloatArray]:
         return {name: value * usable for name, value in metrics.items()}
 
 
-def _captured(counts: Stack, positives: Stack) -> FloatArray:
-    """Return the responses among the best ``CONTACTED`` of all rows; the bin at the edge counts in proportion."""
+def _captured(counts: Stack, positives: Stack, probabilities: FloatArray) -> FloatArray:
+    """Return the responses among the best ``CONTACTED`` of all rows.
+
+    Of the bin at the edge a share s is contacted, its best scores first. To first order in the bin's width, the odds
+    rise inside of it as the model says, so that share holds s + s (1 - s) (1 - p) width / 2 of its responses.
+    """
+    counts, positives = counts[:, ::-1], positives[:, ::-1]
+    tilt = ((1.0 - probabilities) * BIN_WIDTHS / 2.0)[::-1]
+    before = np.cumsum(counts, axis=1) - counts
     wanted = CONTACTED * counts.sum(axis=1, keepdims=True)
-    from_top = np.cumsum(counts[:, ::-1], axis=1)
-    before = from_top - counts[:, ::-1]
-    share = np.clip((wanted - before) / np.where(counts[:, ::-1] > 0, counts[:, ::-1], np.inf), 0.0, 1.0)
-    return np.asarray((share * positives[:, ::-1]).sum(axis=1))
+    share = np.clip((wanted - before) / np.where(counts > 0, counts, np.inf), 0.0, 1.0)
+    return np.asarray(((share + share * (1.0 - share) * tilt) * positives).sum(axis=1))

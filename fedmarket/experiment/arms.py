@@ -128,7 +128,7 @@ def terms_of(arm: Arm, config: ExperimentConfig, contract: Contract, *, seed: in
     """Return the terms of ``arm``; ``seed`` starts the parameters, in public.
 
     Raises:
-        PlanError: if no noise reaches the configured epsilon.
+        PlanError: if no noise reaches the configured epsilon, or it does not fit the words.
     """
     layout = layout_for(config, contract)
     schedule: Schedule = getattr(config, arm.schedule)
@@ -153,7 +153,7 @@ def terms_of(arm: Arm, config: ExperimentConfig, contract: Contract, *, seed: in
     else:
         clip_norm = config.privacy.clip_norm if arm.clipped else float("inf")
         plan = unprotected_plan(*agreed, feature_norm=layout.norm_bound, clip_norm=clip_norm)
-    return Terms(
+    terms = Terms(
         contract_hash=contract.hash,
         model=config.model,
         width=layout.width,
@@ -173,6 +173,9 @@ def terms_of(arm: Arm, config: ExperimentConfig, contract: Contract, *, seed: in
         max_party_rows=rows,
         minimum_survivors=least,
     )
+    for mechanism in plan.mechanisms:
+        terms.grid_of(mechanism.phase)  # noise that does not fit the words is found now, and not in a round
+    return terms
 
 
 def _minimum_survivors(config: ExperimentConfig, contract: Contract) -> int:

@@ -73,11 +73,19 @@ class Market:
             name=name,
             terms=terms_of(arm, self.config, self.contract, seed=self.seed),
             rows=self._rows(self.deal.train, members),
-            held_out=self._rows(self.deal.test, members),
+            held_out=self._rows(self._held_out(members), members),
             declared_rows=sum(declared_rows(self.customers_in(self.deal.train[member])) for member in members),
             seat=seat,
             test_seed=self.seed,
         )
+
+    def _held_out(self, members: tuple[str, ...]) -> dict[str, RowNumbers]:
+        """Return the test rows of ``members``, without customers whom another of them trains on."""
+        customers = self.population.customers
+        if customers is None or len(members) == 1:
+            return self.deal.test
+        trained = np.concatenate([customers[self.deal.train[member]] for member in members])
+        return {name: rows[~np.isin(customers[rows], trained)] for name, rows in self.deal.test.items()}
 
     def _rows(self, dealt: dict[str, RowNumbers], members: tuple[str, ...]) -> Rows:
         numbers = np.concatenate([dealt[member] for member in members])

@@ -127,14 +127,14 @@ class Party:
     def __post_init__(self) -> None:
         """Refuse rows that would break the guarantee, and sizes that the terms do not allow."""
         most = self.terms.max_party_rows
-        norm_bound = self.terms.plan.mechanism("centre").clip_norm
-        for rows in (self.rows, self.held_out):
-            rows.need_usable(party=self.name, width=self.terms.width, norm_bound=norm_bound, most=most)
         if not 0 < self.declared_rows <= most:
             raise PlanError(
                 f"party {self.name}: declares {self.declared_rows} rows, "
                 f"expected at most federation.max_party_rows = {most}"
             )
+        norm_bound = self.terms.plan.mechanism("centre").clip_norm
+        for rows in (self.rows, self.held_out):
+            rows.need_usable(party=self.name, width=self.terms.width, norm_bound=norm_bound, most=most)
         if self.seat is not None and self.seat.name != self.name:
             raise ConfigError(f"party {self.name}: the roster knows its key as {self.seat.name}")
         rate = self.terms.plan.mechanism("update").sample_rate

@@ -221,7 +221,7 @@ def _on_grids(plan: PrivacyPlan, privacy: PrivacySection, schedule: Schedule, sh
         raise PlanError("privacy.noise: distributed noise needs the number of its shares")
     if schedule.local_steps > 1:
         raise PlanError(
-            f"training.local_steps: expected 1 with distributed noise, got {schedule.local_steps} "
+            f"local_steps of a private schedule: expected 1 with distributed noise, got {schedule.local_steps} "
             "(a share of noise does not protect a party's own steps)"
         )
     share_of = {

@@ -11,6 +11,7 @@ from fedmarket import __version__
 from fedmarket.arrays import FloatArray
 from fedmarket.config import ExperimentConfig
 from fedmarket.contract.schema import Contract
+from fedmarket.errors import DataError
 from fedmarket.evaluation import curves
 from fedmarket.evaluation.comparison import bootstrap_aucs, mean_interval, relative_loss
 from fedmarket.evaluation.metrics import propensity_metrics
@@ -166,7 +167,10 @@ class _Table:
         seed = self._seeds[0]
         if seed.score_counts is None:
             return None
-        noisy = private_metrics(seed.score_counts, rng=self._rng)
+        try:
+            noisy = private_metrics(seed.score_counts, rng=self._rng)
+        except DataError:  # too few held-out customers for this noise: there is nothing to report
+            return None
         exact = self._metrics(seed, JOINT) | {"response_rate": float(seed.labels.mean())}
         return {name: {**found, "exact": exact[name]} for name, found in noisy.items()}
 
@@ -314,6 +318,8 @@ def _observers(config: ExperimentConfig, plan: PrivacyPlan) -> list[dict[str, An
     least = config.federation.minimum_survivors
     missed = {"public": least, "server": least, "party": least - 1}
     missed |= {"coalition": least - config.privacy.colluders, "bare": 1}
+    if config.aggregation.secagg == "ideal":
+        missed |= {"server": 1, "coalition": 1}
     return [
         {"name": name, "words": OBSERVERS[name], "epsilon": plan.epsilon_against(shares)}
         for name, shares in missed.items()

@@ -45,19 +45,20 @@ OBSERVERS = {
     "public": "whoever has the released model",
     "server": "the server, which sees the sum of each round",
     "party": "another party, which knows its own share of the noise",
-    "coalition": "the server with the assumed number of colluding parties: this is the promise",
+    "coalition": "the server with the assumed number of colluding parties",
     "bare": "whoever would see one party's updates unmasked",
 }
 
 AGGREGATION_ASSUMPTIONS = {
     "secure": "The server colludes with fewer than a third of the parties: then it sees the sum of a round and nothing "
     "of one party's update. In this simulation one machine held every party's key.",
-    "ideal": "Sums are made in the open, without masks: the same bits as under secure aggregation, for research.",
+    "ideal": "Sums are made in the open, without masks, for research: the same bits as under secure aggregation. Where "
+    "noise is shared, each party's epsilon is what it would be under secure aggregation.",
 }
 
 AGGREGATION_NOT_PROTECTED = {
     "secure": "A party's noisy update from a server together with a third of the parties or more, or with all the "
     "others in a sum: that party's own noise is then what protects its customers.",
     "ideal": "Each party's noisy update from the server: with secagg = ideal it is summed in the open, and protected "
-    "by that party's own noise alone.",
+    "by that party's own noise, or its own share of it, alone.",
 }
