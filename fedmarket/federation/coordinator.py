@@ -221,7 +221,7 @@ class Coordinator:
                 self._scale = self.terms.scaling.of(self._centre)
             return
         mechanism = self.terms.plan.mechanism(phase)
-        noise_std = mechanism.noise_std * math.sqrt(len(survivors))
+        noise_std = mechanism.noise_std * math.sqrt(len(survivors) * self.terms.releases_in(phase))
         if phase == "update":
             drawn = mechanism.sample_rate * rows
             self._step(total / drawn, noise_std=noise_std / drawn)

@@ -61,8 +61,8 @@ REACH = 8.0
 
 def seen(features: FeatureArray, state: ModelState) -> torch.Tensor:
     """Return the rows as the network sees them, ``(features - centre) * scale``, (n, width) float32."""
-    rows = features - state.centre.astype(np.float32)
-    rows *= state.scale.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # rows that overflow add nothing, and no warning tells of them
+        rows = (features - state.centre.astype(np.float32)) * state.scale.astype(np.float32)
     return torch.from_numpy(rows)
 
 

@@ -69,14 +69,15 @@ def test_exact_counts_give_nearly_the_metrics_of_the_scores(rate: float, spread:
     assert values["auc"] == pytest.approx(exact["auc"], abs=0.004)
     assert values["calibration_ratio"] == pytest.approx(exact["calibration_ratio"], rel=0.05)
     assert exact["log_loss"] - 0.0005 < values["log_loss"] < exact["log_loss"] + 0.006
-    assert 0.87 * exact["lift_10"] < values["lift_10"] < 1.01 * exact["lift_10"]
+    assert values["lift_10"] == pytest.approx(exact["lift_10"], rel=0.04)
 
 
-def test_scores_without_information_have_an_auc_of_one_half_and_a_lift_of_one():
+def test_scores_in_one_bin_are_ranked_as_a_calibrated_model_would_rank_them():
     labels = np.tile([0, 0, 0, 1], 1000)
     scores = counted(labels, np.full(4000, logit(0.25) - 1e-9), typical=float(logit(0.25)))
     values = values_of(scores)
-    assert values["lift_10"] == pytest.approx(1.0)
+    middle = expit(logit(0.25) - 0.25)  # the first tenth of a bin of width 1/2, as a calibrated model would order it
+    assert values["lift_10"] == pytest.approx(1.0 + 0.9 * (1 - middle) * 0.25)
     assert values["auc"] == pytest.approx(0.5 + 0.5 / 12)  # in a bin of width 1/2 a calibrated model would rank so much
     rates = np.array([[300.0, 200.0], [100.0, 50.0]])
     apart = np.zeros((2, SCORE_BINS))
@@ -95,7 +96,8 @@ def test_values_by_hand():
     assert values["calibration_ratio"] == pytest.approx((80 * low + 20 * high) / 35)
     loss = 20 * math.log(low) + 60 * math.log(1 - low) + 15 * math.log(high) + 5 * math.log(1 - high)
     assert values["log_loss"] == pytest.approx(-loss / 100)
-    assert values["lift_10"] == pytest.approx(10 * 15 / 20 / 35 / 0.1)
+    half = 0.5 + 0.5 * 0.5 * (1 - high) * 0.25  # ten of the twenty in the upper bin
+    assert values["lift_10"] == pytest.approx(half * 15 / 35 / 0.1)
     inside = 0.5 + 0.5 / 12
     assert values["auc"] == pytest.approx((15 * 60 + 15 * 5 * inside + 20 * 60 * inside) / (35 * 65))
 

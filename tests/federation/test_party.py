@@ -139,7 +139,6 @@ def test_a_model_other_than_the_announced_one_or_none_is_refused_before_it_costs
 
 
 @MODES
-@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @pytest.mark.parametrize("moved", ["centre", "scale", "both"])
 def test_the_largest_model_that_is_let_in_decides_nothing_by_a_row(world, secagg: str, moved: str):
     """No refusal may depend on a row: extreme numbers get an answer, with or without the row that overflows."""
