@@ -150,7 +150,7 @@ def test_colluders_who_leave_no_noise_are_refused_where_it_is_shared(fedmarket, 
 def test_several_local_steps_are_refused_where_noise_is_shared(fedmarket: Callable, shop, no_training):
     words = ("--set", "training.local_steps=2")
     ran = fedmarket("simulate", shop.config, *SHARED, *words)
-    assert ran.error.startswith("training.local_steps: expected 1 with distributed noise, got 2 (")
+    assert ran.error.startswith("local_steps of a private schedule: expected 1 with distributed noise, got 2 (")
     assert ran.code == 2
     assert not (shop.folder / "out").exists()
     with pytest.raises(AssertionError, match="a round was opened"):

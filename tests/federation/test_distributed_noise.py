@@ -180,7 +180,7 @@ def test_more_than_one_local_step_is_refused(sharing):
     """A share of noise does not protect a party's own steps, which it makes before anything is summed."""
     training = sharing.config.training.model_copy(update={"local_steps": 2})
     other = type(sharing)(sharing.config.model_copy(update={"training": training}))
-    with pytest.raises(PlanError, match=r"training\.local_steps: expected 1 with distributed noise, got 2"):
+    with pytest.raises(PlanError, match=r"local_steps of a private schedule: expected 1 with distributed noise, got 2"):
         other.terms()
 
 

@@ -111,7 +111,7 @@ def test_points_of_another_experiment_are_refused_and_left_alone(swept, tmp_path
 def test_what_is_impossible_is_said_before_anything_runs(swept, tmp_path: Path, monkeypatch):
     path, _ = swept
     monkeypatch.setattr(module, "_run", lambda item: pytest.fail("ran"))
-    with pytest.raises(PlanError, match=r"training\.local_steps: expected 1 with distributed noise"):
+    with pytest.raises(PlanError, match=r"local_steps of a private schedule: expected 1 with distributed noise"):
         frontier(path, changes=(f'output="{tmp_path}"', "training.local_steps=2"), epsilons=EPSILONS)
     with pytest.raises(UsageError, match=r"privacy\.epsilon"):
         frontier(path, changes=(f'output="{tmp_path}"',), epsilons=(0.001,))
