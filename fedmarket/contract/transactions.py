@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from fedmarket.contract.schema import Column, Name, NumericColumn, Number
+from fedmarket.contract.schema import Name, Number, NumericColumn
 
 TARGETS = ("future_spend", "bought_again")
 UNIX_FORMATS = ("unix-seconds", "unix-milliseconds")
@@ -115,6 +115,9 @@ class TransactionTerms(_Section):
     from the customer's latest purchases that were made no later and in the same window; a purchase taken back whole
     was none. What a cancellation cannot take back that way is void. Without a rule no amount may be below zero.
 
+    Lines that are alike in every column of the table are all kept unless ``duplicates`` is ``drop``; lines without a
+    customer are an error unless ``without_customer`` is ``drop``.
+
     Bounds: of a customer's calibration purchases the latest ``max_transactions`` are kept, each at most
     ``max_amount``; the target is at most ``max_value``. All three are public and none has a default.
     """
@@ -171,7 +174,7 @@ class TransactionTerms(_Section):
         return tuple(dict.fromkeys(name for name in named if name is not None))
 
 
-def columns_of(terms: TransactionTerms) -> tuple[Column, ...]:
+def columns_of(terms: TransactionTerms) -> tuple[NumericColumn, ...]:
     """Return the contract's columns for the features of a customer, with bounds and edges that follow from ``terms``.
 
     The names are those of the table that :func:`fedmarket.data.transactions.customers_of` makes. Days are whole days,

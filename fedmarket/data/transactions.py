@@ -36,9 +36,8 @@ _CUSTOMER_AND_WINDOW = ("customer", "future")
 class Counts:
     """What became of a table's lines. Exact counts of private rows: not for others' eyes.
 
-    Lines: ``lines`` = ``without_customer`` + ``before_start`` + ``after_end`` + ``calibration`` + ``prediction``, and
-    + ``duplicates`` where the terms drop these. ``cancelled`` and ``outside_vocabulary`` count among the lines of the
-    two windows.
+    Lines: ``lines`` = ``duplicates`` (dropped ones) + ``without_customer`` + ``before_start`` + ``after_end`` +
+    ``calibration`` + ``prediction``. ``cancelled`` and ``outside_vocabulary`` are among those in the two windows.
 
     Transactions (orders, or lines where there are none): ``unmatched_cancellations`` took back less than their value;
     ``transactions`` are the calibration purchases that stand, of which ``over_limit`` are beyond ``max_transactions``
@@ -77,7 +76,7 @@ class Customers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Lines:
-    """Lines with a customer: customer, time, value (in ticks, not negative), cancelled, order and category bits."""
+    """Lines with a customer: customer, time, value (in ticks, not negative), cancelled, category bits and order."""
 
     table: pl.DataFrame
     lines: int
@@ -128,17 +127,16 @@ def customers_with_counts(
 ) -> Customers:
     """Return what :func:`customers_of` returns, and what became of every line."""
     # 1. Lines as the terms read them; all broken rules in one answer.
-    read = _lines(_used(transactions, terms, source), terms, source)
+    read = _lines(transactions, terms, source)
     # 2. The two windows, and what stands in them once cancellations have taken back what they can.
     inside = _in_windows(read.table, terms)
     events = _netted(_transactions(inside, terms), terms)
     standing = events.filter(~pl.col("cancelled") & ((pl.col("left") > 0) | (pl.col("value") == 0)))
-    # 3. The latest purchases, and what they say.
+    # 3. The latest purchases, what they say, and what came after them.
     bought = standing.filter(~pl.col("future"))
     kept = _latest(bought, terms)
-    spent = standing.filter("future").group_by("customer").agg(pl.col("left").sum().alias("spent"))
+    spent = standing.filter("future").group_by("customer").agg(pl.col("left").sum() / TICKS)
     rows = _features(kept, terms).join(spent, on="customer", how="left", maintain_order="left")
-    future = pl.col("spent").fill_null(0) / TICKS
     later = spent.join(rows, on="customer", how="anti").height
     counts = Counts(
         lines=read.lines,
@@ -146,23 +144,17 @@ def customers_with_counts(
         duplicates=read.duplicates,
         before_start=_count(read.table, pl.col("time") < _midnight(terms.start)),
         after_end=_count(read.table, pl.col("time") >= _midnight(terms.end)),
-        calibration=_count(inside, ~pl.col("future")),
-        prediction=_count(inside, pl.col("future")),
-        cancelled=_count(inside, pl.col("cancelled")),
-        outside_vocabulary=_count(inside, pl.col("bits") == 1 << max(len(terms.categories) - 1, 0)),
+        **_counts_inside(inside, terms),
         unmatched_cancellations=_count(events, pl.col("unmatched")),
         transactions=bought.height,
         over_limit=bought.height - kept.height,
         clipped_amounts=_count(kept, pl.col("left") > pl.col("amount")),
         customers=rows.height,
-        clipped_values=_count(rows, future > terms.max_value),
+        clipped_values=_count(rows, pl.col("left") > terms.max_value),
         only_later=later,
         without_purchase=read.table["customer"].n_unique() - rows.height - later,
     )
-    spend = future.clip(upper_bound=terms.max_value)
-    table = rows.with_columns(spend.alias("future_spend"), (spend > 0).alias("bought_again")).drop("spent")
-    named = table.with_columns(pl.col("customer").cast(pl.String)).rename({"customer": terms.customer})
-    return Customers(table=named, counts=counts)
+    return Customers(table=_with_targets(rows, terms), counts=counts)
 
 
 def parse_spaced(content: bytes, *, columns: tuple[str, ...], source: str) -> pl.DataFrame:
@@ -187,35 +179,55 @@ def parse_spaced(content: bytes, *, columns: tuple[str, ...], source: str) -> pl
     return pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
 
 
-def _used(transactions: pl.LazyFrame | pl.DataFrame, terms: TransactionTerms, source: str) -> pl.DataFrame:
-    """The columns that the terms name; an error of the reader may carry a cell and so is not passed on."""
+def _with_targets(rows: pl.DataFrame, terms: TransactionTerms) -> pl.DataFrame:
+    spend = pl.col("left").fill_null(0.0).clip(upper_bound=terms.max_value)
+    table = rows.with_columns(spend.alias("future_spend"), (spend > 0).alias("bought_again")).drop("left")
+    return table.with_columns(pl.col("customer").cast(pl.String)).rename({"customer": terms.customer})
+
+
+def _counts_inside(inside: pl.DataFrame, terms: TransactionTerms) -> dict[str, int]:
+    other = 1 << (len(terms.categories) - 1) if terms.categories else -1
+    return {
+        "calibration": _count(inside, ~pl.col("future")),
+        "prediction": _count(inside, pl.col("future")),
+        "cancelled": _count(inside, pl.col("cancelled")),
+        "outside_vocabulary": _count(inside, pl.col("bits") == other),
+    }
+
+
+def _used(transactions: pl.LazyFrame | pl.DataFrame, terms: TransactionTerms, source: str) -> tuple[pl.DataFrame, int]:
+    """The columns that the terms name, and how many duplicates were dropped.
+
+    An error of a reader may carry a cell and so is not passed on.
+    """
     try:
         scan = transactions.lazy()
         there = scan.collect_schema().names()
-        missing = tuple(f"column {name!r}: missing" for name in terms.used_columns if name not in there)
-        if missing:
+        if missing := tuple(f"column {name!r}: missing" for name in terms.used_columns if name not in there):
             raise ContractViolation(source, missing)
-        return scan.select(terms.used_columns).collect()
+        if terms.duplicates == "keep":
+            return scan.select(terms.used_columns).collect(), 0
+        # Two articles at one price are no duplicate: columns that the terms do not name tell lines apart, too.
+        whole = scan.collect()
+        distinct = whole.unique()
+        return distinct.select(terms.used_columns), whole.height - distinct.height
     except (pl.exceptions.PolarsError, OSError):
         raise TableError(f"{source}: cannot be read as a table") from None
 
 
-def _lines(raw: pl.DataFrame, terms: TransactionTerms, source: str) -> _Lines:
+def _lines(transactions: pl.LazyFrame | pl.DataFrame, terms: TransactionTerms, source: str) -> _Lines:
+    raw, duplicates = _used(transactions, terms, source)
     if broken := tuple(_wrong_kinds(raw, terms)):
         raise ContractViolation(source, broken)
-    known = raw.filter(words(raw[terms.customer]).is_not_null())
+    known = raw.filter(_customers(raw, terms).is_not_null())
     without = raw.height - known.height
     if without and terms.without_customer == "refuse":
         broken += (f"customer column {terms.customer!r}: {without} lines without a customer",)
     broken += tuple(_bad_cells(known, terms))
     if broken:
         raise ContractViolation(source, broken)
-    distinct = known.unique()
     return _Lines(
-        table=_read(distinct if terms.duplicates == "drop" else known, terms),
-        lines=raw.height,
-        without_customer=without,
-        duplicates=known.height - distinct.height,
+        table=_read(known, terms), lines=raw.height + duplicates, without_customer=without, duplicates=duplicates
     )
 
 
@@ -266,21 +278,24 @@ def _bad_numbers(cells: pl.Series) -> Iterator[str]:
 
 def _read(known: pl.DataFrame, terms: TransactionTerms) -> pl.DataFrame:
     """Lines without a bad cell; see :class:`_Lines`."""
-    customers = words(known[terms.customer])
+    customers = _customers(known, terms)
     value = _numbers(known[terms.amount])
     if terms.amount_is == "unit-price" and terms.quantity is not None:
         value = value * _numbers(known[terms.quantity])
-    return pl.DataFrame(
-        {
-            # Numbers in the order of the names: they sort and group faster than text.
-            "customer": customers.cast(pl.Enum(customers.unique().sort())),
-            "time": _times(known[terms.time], terms),
-            "value": (value.abs().clip(upper_bound=LARGEST_LINE) * TICKS).round().cast(pl.Int64),
-            "cancelled": _cancelled(known, terms),
-            "order": words(known[terms.order]) if terms.order else pl.Series(values=[None] * known.height),
-            "bits": _category_bits(known, terms),
-        }
-    )
+    columns = {
+        # Numbers in the order of the names: they sort and group faster than text.
+        "customer": customers.cast(pl.Enum(customers.unique().sort())),
+        "time": _times(known[terms.time], terms),
+        "value": (value.abs().clip(upper_bound=LARGEST_LINE) * TICKS).round().cast(pl.Int64),
+        "cancelled": _cancelled(known, terms),
+        "bits": _category_bits(known, terms),
+    }
+    return pl.DataFrame(columns | ({"order": words(known[terms.order])} if terms.order else {}))
+
+
+def _customers(table: pl.DataFrame, terms: TransactionTerms) -> pl.Series:
+    cells = table[terms.customer]
+    return words(cells.fill_nan(None) if cells.dtype.is_float() else cells)
 
 
 def _numbers(cells: pl.Series) -> pl.Series:
@@ -369,12 +384,9 @@ def _netted(events: pl.DataFrame, terms: TransactionTerms) -> pl.DataFrame:
 
 def _latest(bought: pl.DataFrame, terms: TransactionTerms) -> pl.DataFrame:
     """The last ``max_transactions`` of each customer, with their ``amount``; the order stays."""
-    place = pl.int_range(pl.len())
-    most = int(terms.max_amount * TICKS)
-    latest = bought.with_columns(place.alias("place")).filter(
-        pl.col("place").max().over("customer") - pl.col("place") < terms.max_transactions
-    )
-    return latest.with_columns(pl.col("left").clip(upper_bound=most).alias("amount"))
+    place = pl.int_range(pl.len()).over("customer")
+    latest = bought.filter(pl.len().over("customer") - place <= terms.max_transactions)
+    return latest.with_columns(pl.col("left").clip(upper_bound=int(terms.max_amount * TICKS)).alias("amount"))
 
 
 def _features(kept: pl.DataFrame, terms: TransactionTerms) -> pl.DataFrame:
