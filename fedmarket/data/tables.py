@@ -117,3 +117,25 @@ def _check_header(header: list[str], source: str) -> None:
         raise TableError(f"{source}: the header uses {len(header) - len(set(header))} column names twice")
     if not header or not all(header):
         raise TableError(f"{source}: the header has columns without a name ({header.count('')} of {len(header)})")
+
+
+def parse_spaced(content: bytes, *, columns: tuple[str, ...], source: str) -> pl.DataFrame:
+    r"""Return a document of fields apart by white space, without a header, as a table of text columns.
+
+    >>> parse_spaced(b" 00001 19970101\r\n", columns=("id", "day"), source="example").rows()
+    [('00001', '19970101')]
+
+    Raises:
+        TableError: not UTF-8, no lines, or lines with another number of fields; line numbers and counts only.
+    """
+    try:
+        rows = [fields for line in content.decode("utf-8-sig").splitlines() if (fields := line.split())]
+    except UnicodeDecodeError as error:
+        raise TableError(f"{source}: expected UTF-8 text, but byte {error.start} is not") from None
+    if not rows:
+        raise TableError(f"{source}: the file is empty")
+    ragged = [number for number, fields in enumerate(rows, start=1) if len(fields) != len(columns)]
+    if ragged:
+        told = f"{len(ragged)} rows differ (the first is row {ragged[0]})"
+        raise TableError(f"{source}: expected {len(columns)} fields in each row, but {told}")
+    return pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")

@@ -10,25 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 
+import numpy as np
 import polars as pl
 
-from fedmarket.contract.cells import can_be_numbers, can_be_words, misspelt, words
 from fedmarket.contract.transactions import (
-    UNIX_FORMATS,
-    NegativeCancellations,
-    PrefixedCancellations,
     TransactionTerms,
     columns_of,
 )
-from fedmarket.errors import ContractViolation, TableError
+from fedmarket.data.lines import TICKS, lines_of, lines_where
 
-TICKS = 10_000
-"""Money is rounded to this part of the currency's unit."""
-
-LARGEST_LINE = 1e9
-"""A line's value beyond this many units of the currency counts as this many, so that sums stay whole and exact."""
-
-_LARGEST_UNIX_SECOND = 253_402_300_799  # The end of the year 9999; more would overflow the clock.
 _CUSTOMER_AND_WINDOW = ("customer", "future")
 
 
@@ -74,16 +64,6 @@ class Customers:
     counts: Counts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Lines:
-    """Lines with a customer: customer, time, value (in ticks, not negative), cancelled, category bits and order."""
-
-    table: pl.DataFrame
-    lines: int
-    without_customer: int
-    duplicates: int
-
-
 def customers_of(
     transactions: pl.LazyFrame | pl.DataFrame, terms: TransactionTerms, *, source: str = "transactions"
 ) -> pl.DataFrame:
@@ -127,7 +107,7 @@ def customers_with_counts(
 ) -> Customers:
     """Return what :func:`customers_of` returns, and what became of every line."""
     # 1. Lines as the terms read them; all broken rules in one answer.
-    read = _lines(transactions, terms, source)
+    read = lines_of(transactions, terms, source)
     # 2. The two windows, and what stands in them once cancellations have taken back what they can.
     inside = _in_windows(read.table, terms)
     events = _netted(_transactions(inside, terms), terms)
@@ -135,208 +115,42 @@ def customers_with_counts(
     # 3. The latest purchases, what they say, and what came after them.
     bought = standing.filter(~pl.col("future"))
     kept = _latest(bought, terms)
-    spent = standing.filter("future").group_by("customer").agg(pl.col("left").sum() / TICKS)
+    spent = standing.filter("future").group_by("customer").agg(pl.col("left").sum())
     rows = _features(kept, terms).join(spent, on="customer", how="left", maintain_order="left")
     later = spent.join(rows, on="customer", how="anti").height
     counts = Counts(
         lines=read.lines,
         without_customer=read.without_customer,
         duplicates=read.duplicates,
-        before_start=_count(read.table, pl.col("time") < _midnight(terms.start)),
-        after_end=_count(read.table, pl.col("time") >= _midnight(terms.end)),
+        before_start=lines_where(read.table, pl.col("time") < _midnight(terms.start)),
+        after_end=lines_where(read.table, pl.col("time") >= _midnight(terms.end)),
         **_counts_inside(inside, terms),
-        unmatched_cancellations=_count(events, pl.col("unmatched")),
+        unmatched_cancellations=lines_where(events, pl.col("unmatched")),
         transactions=bought.height,
         over_limit=bought.height - kept.height,
-        clipped_amounts=_count(kept, pl.col("left") > pl.col("amount")),
+        clipped_amounts=lines_where(kept, pl.col("left") > pl.col("amount")),
         customers=rows.height,
-        clipped_values=_count(rows, pl.col("left") > terms.max_value),
+        clipped_values=lines_where(rows, pl.col("left") > terms.max_value * TICKS),
         only_later=later,
         without_purchase=read.table["customer"].n_unique() - rows.height - later,
     )
     return Customers(table=_with_targets(rows, terms), counts=counts)
 
 
-def parse_spaced(content: bytes, *, columns: tuple[str, ...], source: str) -> pl.DataFrame:
-    r"""Return a document of fields apart by white space, without a header, as a table of text columns.
-
-    >>> parse_spaced(b" 00001 19970101\r\n", columns=("id", "day"), source="example").rows()
-    [('00001', '19970101')]
-
-    Raises:
-        TableError: not UTF-8, no lines, or lines with another number of fields; line numbers and counts only.
-    """
-    try:
-        rows = [fields for line in content.decode("utf-8-sig").splitlines() if (fields := line.split())]
-    except UnicodeDecodeError as error:
-        raise TableError(f"{source}: expected UTF-8 text, but byte {error.start} is not") from None
-    if not rows:
-        raise TableError(f"{source}: the file is empty")
-    ragged = [number for number, fields in enumerate(rows, start=1) if len(fields) != len(columns)]
-    if ragged:
-        told = f"{len(ragged)} rows differ (the first is row {ragged[0]})"
-        raise TableError(f"{source}: expected {len(columns)} fields in each row, but {told}")
-    return pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
-
-
 def _with_targets(rows: pl.DataFrame, terms: TransactionTerms) -> pl.DataFrame:
-    spend = pl.col("left").fill_null(0.0).clip(upper_bound=terms.max_value)
-    table = rows.with_columns(spend.alias("future_spend"), (spend > 0).alias("bought_again")).drop("left")
+    spend = _ratio(rows["left"].fill_null(0), TICKS).clip(upper_bound=terms.max_value)
+    table = rows.drop("left").with_columns(spend.alias("future_spend"), (spend > 0).alias("bought_again"))
     return table.with_columns(pl.col("customer").cast(pl.String)).rename({"customer": terms.customer})
 
 
 def _counts_inside(inside: pl.DataFrame, terms: TransactionTerms) -> dict[str, int]:
     other = 1 << (len(terms.categories) - 1) if terms.categories else -1
     return {
-        "calibration": _count(inside, ~pl.col("future")),
-        "prediction": _count(inside, pl.col("future")),
-        "cancelled": _count(inside, pl.col("cancelled")),
-        "outside_vocabulary": _count(inside, pl.col("bits") == other),
+        "calibration": lines_where(inside, ~pl.col("future")),
+        "prediction": lines_where(inside, pl.col("future")),
+        "cancelled": lines_where(inside, pl.col("cancelled")),
+        "outside_vocabulary": lines_where(inside, pl.col("bits") == other),
     }
-
-
-def _used(transactions: pl.LazyFrame | pl.DataFrame, terms: TransactionTerms, source: str) -> tuple[pl.DataFrame, int]:
-    """The columns that the terms name, and how many duplicates were dropped.
-
-    An error of a reader may carry a cell and so is not passed on.
-    """
-    try:
-        scan = transactions.lazy()
-        there = scan.collect_schema().names()
-        if missing := tuple(f"column {name!r}: missing" for name in terms.used_columns if name not in there):
-            raise ContractViolation(source, missing)
-        if terms.duplicates == "keep":
-            return scan.select(terms.used_columns).collect(), 0
-        # Two articles at one price are no duplicate: columns that the terms do not name tell lines apart, too.
-        whole = scan.collect()
-        distinct = whole.unique()
-        return distinct.select(terms.used_columns), whole.height - distinct.height
-    except (pl.exceptions.PolarsError, OSError):
-        raise TableError(f"{source}: cannot be read as a table") from None
-
-
-def _lines(transactions: pl.LazyFrame | pl.DataFrame, terms: TransactionTerms, source: str) -> _Lines:
-    raw, duplicates = _used(transactions, terms, source)
-    if broken := tuple(_wrong_kinds(raw, terms)):
-        raise ContractViolation(source, broken)
-    known = raw.filter(_customers(raw, terms).is_not_null())
-    without = raw.height - known.height
-    if without and terms.without_customer == "refuse":
-        broken += (f"customer column {terms.customer!r}: {without} lines without a customer",)
-    broken += tuple(_bad_cells(known, terms))
-    if broken:
-        raise ContractViolation(source, broken)
-    return _Lines(
-        table=_read(known, terms), lines=raw.height + duplicates, without_customer=without, duplicates=duplicates
-    )
-
-
-def _wrong_kinds(raw: pl.DataFrame, terms: TransactionTerms) -> Iterator[str]:
-    numeric = [terms.amount] + ([terms.quantity] if terms.quantity else [])
-    for name, cells in ((name, raw[name]) for name in terms.used_columns):
-        kind = cells.dtype.base_type()
-        if name == terms.time:
-            if not (cells.dtype in (pl.Date, pl.Datetime, pl.String, pl.Null) or cells.dtype.is_numeric()):
-                yield f"time column {name!r}: expected times, got {kind}"
-        elif name in numeric:
-            if not can_be_numbers(cells):
-                yield f"column {name!r}: expected numbers, got {kind}"
-        elif not can_be_words(cells):
-            yield f"column {name!r}: expected words, got {kind}"
-
-
-def _bad_cells(known: pl.DataFrame, terms: TransactionTerms) -> Iterator[str]:
-    """Rules on cells of lines with a customer; a line of nobody cannot do harm."""
-    cells, times = known[terms.time], _times(known[terms.time], terms)
-    missing = words(cells).null_count()
-    if missing:
-        yield f"time column {terms.time!r}: {missing} values are missing"
-    if count := times.null_count() - missing:
-        yield f"time column {terms.time!r}: {count} values are not times of the form {terms.time_format!r}"
-    for name in (terms.amount, terms.quantity):
-        if name is not None:
-            yield from _bad_numbers(known[name])
-    if terms.order is not None and (count := words(known[terms.order]).null_count()):
-        yield f"order column {terms.order!r}: {count} values are missing"
-    if not isinstance(terms.cancellations, NegativeCancellations):
-        below = pl.DataFrame({"below": _below_zero(known, terms), "cancelled": _cancelled(known, terms)})
-        if count := _count(below, pl.col("below") & ~pl.col("cancelled")):
-            yield f"column {terms.amount!r}: {count} lines are below zero, but no rule makes them cancellations"
-
-
-def _bad_numbers(cells: pl.Series) -> Iterator[str]:
-    values = _numbers(cells)
-    if count := misspelt(cells):
-        yield f"column {cells.name!r}: expected numbers, {count} values are not"
-    if count := values.null_count() - misspelt(cells):
-        yield f"column {cells.name!r}: {count} values are missing"
-    if count := int(values.is_nan().sum() or 0):
-        yield f"column {cells.name!r}: {count} values are NaN"
-    if count := int(values.is_infinite().sum() or 0):
-        yield f"column {cells.name!r}: {count} values are infinite"
-
-
-def _read(known: pl.DataFrame, terms: TransactionTerms) -> pl.DataFrame:
-    """Lines without a bad cell; see :class:`_Lines`."""
-    customers = _customers(known, terms)
-    value = _numbers(known[terms.amount])
-    if terms.amount_is == "unit-price" and terms.quantity is not None:
-        value = value * _numbers(known[terms.quantity])
-    columns = {
-        # Numbers in the order of the names: they sort and group faster than text.
-        "customer": customers.cast(pl.Enum(customers.unique().sort())),
-        "time": _times(known[terms.time], terms),
-        "value": (value.abs().clip(upper_bound=LARGEST_LINE) * TICKS).round().cast(pl.Int64),
-        "cancelled": _cancelled(known, terms),
-        "bits": _category_bits(known, terms),
-    }
-    return pl.DataFrame(columns | ({"order": words(known[terms.order])} if terms.order else {}))
-
-
-def _customers(table: pl.DataFrame, terms: TransactionTerms) -> pl.Series:
-    cells = table[terms.customer]
-    return words(cells.fill_nan(None) if cells.dtype.is_float() else cells)
-
-
-def _numbers(cells: pl.Series) -> pl.Series:
-    return (words(cells) if cells.dtype == pl.String else cells).cast(pl.Float64, strict=False)
-
-
-def _times(cells: pl.Series, terms: TransactionTerms) -> pl.Series:
-    """The cells as times on the party's own clock, null where they are none."""
-    if isinstance(cells.dtype, pl.Datetime):
-        return cells.dt.replace_time_zone(None).cast(pl.Datetime("us"))
-    if cells.dtype == pl.Date:
-        return cells.cast(pl.Datetime("us"))
-    if terms.time_format not in UNIX_FORMATS:
-        return words(cells).str.to_datetime(terms.time_format, time_unit="us", strict=False)
-    scale = 1 if terms.time_format == "unix-seconds" else 1000
-    values = _numbers(cells) / scale
-    values = values.set(~(values.abs() <= _LARGEST_UNIX_SECOND), None)
-    return (values * 1e6).round().cast(pl.Int64).cast(pl.Datetime("us"))
-
-
-def _below_zero(known: pl.DataFrame, terms: TransactionTerms) -> pl.Series:
-    below = _numbers(known[terms.amount]) < 0
-    return below | (_numbers(known[terms.quantity]) < 0) if terms.quantity else below
-
-
-def _cancelled(known: pl.DataFrame, terms: TransactionTerms) -> pl.Series:
-    rule = terms.cancellations
-    if isinstance(rule, PrefixedCancellations):
-        return words(known[rule.column]).str.starts_with(rule.prefix).fill_null(value=False)
-    if isinstance(rule, NegativeCancellations):
-        return _below_zero(known, terms)
-    return pl.repeat(value=False, n=known.height, dtype=pl.Boolean, eager=True)
-
-
-def _category_bits(known: pl.DataFrame, terms: TransactionTerms) -> pl.Series:
-    """One bit for the line's word in the vocabulary, the next one for any other or none; 0 without categories."""
-    if terms.category is None:
-        return pl.repeat(0, known.height, dtype=pl.Int64, eager=True)
-    bit_of = {word: 1 << place for place, word in enumerate(terms.category.vocabulary)}
-    said = words(known[terms.category.column])
-    return said.replace_strict(bit_of, default=1 << len(bit_of), return_dtype=pl.Int64).fill_null(1 << len(bit_of))
 
 
 def _in_windows(lines: pl.DataFrame, terms: TransactionTerms) -> pl.DataFrame:
@@ -414,10 +228,8 @@ def _features(kept: pl.DataFrame, terms: TransactionTerms) -> pl.DataFrame:
         (pl.col("last") - pl.col("first")).dt.total_days().alias("recency_days"),
         (pl.lit(final) - pl.col("first")).dt.total_days().alias("tenure_days"),
         (pl.lit(final) - pl.col("last")).dt.total_days().alias("days_since_last"),
-        (pl.col("total") / TICKS).alias("total_spend"),
-        (pl.col("total") / (pl.col("transactions") * TICKS)).alias("average_spend"),
-        (pl.col("last_amount") / TICKS).alias("last_spend"),
-    ).with_columns(*_gap_statistics(), *_shares(terms))
+    )
+    told = told.with_columns(*_money(told), *_gap_statistics(told), *_shares(told, terms))
     return told.select("customer", *(pl.col(one.name).clip(one.lower, one.upper) for one in columns_of(terms)))
 
 
@@ -432,24 +244,35 @@ def _in_categories(terms: TransactionTerms) -> Iterator[pl.Expr]:
         yield ((pl.col("bits") & (1 << place)) != 0).sum().cast(pl.Int64).alias(name)
 
 
-def _gap_statistics() -> Iterator[pl.Expr]:
+def _money(told: pl.DataFrame) -> Iterator[pl.Series]:
+    yield _ratio(told["total"], TICKS).alias("total_spend")
+    yield _ratio(told["total"], told["transactions"] * TICKS).alias("average_spend")
+    yield _ratio(told["last_amount"], TICKS).alias("last_spend")
+
+
+def _gap_statistics(told: pl.DataFrame) -> Iterator[pl.Series]:
     """Mean and standard deviation of the gaps, whose sum is the recency, from whole numbers; missing without gaps."""
-    gaps, total, squares = pl.col("frequency"), pl.col("recency_days"), pl.col("gap_squares")
-    some = pl.when(gaps > 0)
-    yield some.then(total / gaps).otherwise(None).alias("gap_mean_days")
-    yield some.then((gaps * squares - total * total).sqrt() / gaps).otherwise(None).alias("gap_std_days")
+    gaps, total, squares = told["frequency"], told["recency_days"], told["gap_squares"]
+    yield _ratio(total, gaps).alias("gap_mean_days")
+    yield _ratio((gaps * squares - total * total).sqrt(), gaps).alias("gap_std_days")
 
 
-def _shares(terms: TransactionTerms) -> Iterator[pl.Expr]:
+def _shares(told: pl.DataFrame, terms: TransactionTerms) -> Iterator[pl.Series]:
     for name in terms.periods:
-        share = pl.col(f"spend_share_{name}") / pl.col("total")
-        yield pl.when(pl.col("total") > 0).then(share).otherwise(None).alias(f"spend_share_{name}")
+        yield _ratio(told[f"spend_share_{name}"], told["total"])
+
+
+def _ratio(over: pl.Series, under: pl.Series | int) -> pl.Series:
+    """The quotient in float64, missing where ``under`` is 0.
+
+    Polars multiplies by the reciprocal of a single divisor, so that its quotient by a constant depends, in the last
+    bit, on how many other rows there are; NumPy divides each pair.
+    """
+    divisor = np.broadcast_to(np.asarray(under, dtype=np.float64), over.len())
+    quotient = np.full(over.len(), np.nan)
+    np.divide(over.to_numpy(), divisor, out=quotient, where=divisor > 0)
+    return pl.Series(over.name, quotient, nan_to_null=True)
 
 
 def _midnight(day: date) -> pl.Expr:
     return pl.lit(day).cast(pl.Datetime("us"))
-
-
-def _count(table: pl.DataFrame, true: pl.Expr) -> int:
-    """How many rows are true; null counts as false."""
-    return int(table.select(true.sum()).item() or 0)
