@@ -138,8 +138,11 @@ def frontier(
 
     changes = [*(set_ or ()), *([f"output={json.dumps(str(output.resolve()))}"] if output else ())]
     wanted = _epsilons(epsilons) or EPSILONS
-    with _points_progress() as on_point:
-        found = run(config, changes=tuple(changes), epsilons=wanted, on_point=on_point)
+    try:
+        with _points_progress() as on_point:
+            found = run(config, changes=tuple(changes), epsilons=wanted, on_point=on_point)
+    except KeyboardInterrupt:
+        _fail("interrupted; finished points are kept, and the same command goes on with them", INTERRUPTED)
     out.print(headline(found.results), soft_wrap=True)
     for mode in ("distributed", "local", "pooled_dp"):
         out.print(f"  {answer(found.results, mode, 1.0)}", soft_wrap=True)

@@ -37,3 +37,13 @@ def test_epsilons_that_cannot_be_swept_are_one_line(fedmarket: Fedmarket, config
     assert ran.code == 2
     assert said in ran.err
     assert ran.err.count("\n") == 1
+
+
+def test_an_interrupted_sweep_says_that_its_points_are_kept(fedmarket: Fedmarket, config: Path, monkeypatch):
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedmarket.simulation.frontier.frontier", stopped)
+    ran = fedmarket("frontier", config)
+    assert ran.code == 130
+    assert "interrupted; finished points are kept" in ran.err

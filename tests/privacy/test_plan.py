@@ -318,7 +318,9 @@ def test_held_out_rows_count_in_what_an_observer_learns(plan_of: PlanOf):
 
 
 def test_a_share_of_noise_protects_no_steps_of_a_partys_own(plan_of: PlanOf):
-    with pytest.raises(PlanError, match=r"^local_steps of a private schedule: expected 1 with distributed noise, got 2"):
+    with pytest.raises(
+        PlanError, match=r"^local_steps of a private schedule: expected 1 with distributed noise, got 2"
+    ):
         shared(plan_of, local_steps=2)
 
 
