@@ -26,7 +26,7 @@ from fedmarket.federation.terms import Terms
 from fedmarket.models.propensity import network_of
 from fedmarket.models.released import ModelState, seen
 from fedmarket.privacy.budget import Spending
-from fedmarket.privacy.mechanism import Mechanism
+from fedmarket.privacy.mechanism import ROW_TOLERANCE, Mechanism
 from fedmarket.privacy.noise import Stream
 from fedmarket.training.gradients import Batch
 from fedmarket.training.sums import calibration_sum, feature_sum, score_counts, update_sum
@@ -86,9 +86,8 @@ class Rows:
             raise DataError(f"party {party}: expected rows of width {width} with one label each")
         if not np.all((self.labels == 0) | (self.labels == 1)):
             raise DataError(f"party {party}: expected labels 0 and 1")
-        norms = np.linalg.norm(self.features, axis=1)
-        if not np.all(norms <= norm_bound * (1 + 1e-6)):
-            count = int(np.count_nonzero(~(norms <= norm_bound * (1 + 1e-6))))
+        beyond = ~(np.linalg.norm(self.features, axis=1) <= norm_bound * (1 + ROW_TOLERANCE))
+        if count := int(np.count_nonzero(beyond)):
             raise DataError(f"party {party}: {count} encoded rows are not finite or beyond the norm bound")
         if len(self.labels) > most:  # the integer range holds the sum of so many rows and no more
             raise DataError(f"party {party}: has more rows than federation.max_party_rows = {most}")

@@ -22,6 +22,9 @@ Phase = Literal["centre", "update", "calibrate", "evaluate"]
 NOISE_REACH = 16.0
 """Standard deviations of noise that the integer range holds; more has probability below 1e-56."""
 
+ROW_TOLERANCE = 1e-6
+"""By which share of itself an encoded row's norm may be beyond its bound: rows are float32."""
+
 
 def finest_step(bound: float, *, parties: int, modulus_bits: int, no_finer_than: float = 0.0) -> float:
     """Return the least power of two in whose steps ``parties`` values within ``bound`` add up without wrapping.

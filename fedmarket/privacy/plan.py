@@ -18,7 +18,7 @@ from fedmarket.contract.schema import PrivacyTerms
 from fedmarket.errors import PlanError
 from fedmarket.privacy.accountant import Spent, exact_epsilon, gaussian_mu, one_accountant, spent, under
 from fedmarket.privacy.histogram import SCORE_BINS
-from fedmarket.privacy.mechanism import NOISE_REACH, Grid, Mechanism, Phase, finest_step
+from fedmarket.privacy.mechanism import NOISE_REACH, ROW_TOLERANCE, Grid, Mechanism, Phase, finest_step
 
 Generator = Literal["operating-system", "seeded-for-tests"]
 
@@ -35,6 +35,9 @@ EVALUATION_LENGTH = 2 * SCORE_BINS
 
 FINEST_STEP = 2.0**-24
 """Least step of a grid of shared noise, in clip norms: rounding then costs next to nothing."""
+
+FINEST_IN_FLOAT64 = 2.0**-51
+"""Least step of such a grid, in the largest sums: float64 then holds every number of steps exactly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,15 +239,16 @@ def _on_grids(plan: PrivacyPlan, privacy: PrivacySection, schedule: Schedule, sh
         # A guess at the noise, generous: it decides how fine the grid can be and nothing else.
         noise = 4.0 * mechanism.clip_norm * np.sqrt(max(mechanism.releases, 1) / share_of[mechanism.phase]) / mu
         rows = mechanism.clip_norm * sharing.party_rows
+        bound = rows + NOISE_REACH * float(noise)
         resolution = finest_step(
-            rows + NOISE_REACH * float(noise),
+            bound,
             parties=sharing.parties,
             modulus_bits=sharing.modulus_bits,
-            no_finer_than=mechanism.clip_norm * FINEST_STEP,
+            no_finer_than=max(mechanism.clip_norm * FINEST_STEP, bound * FINEST_IN_FLOAT64),
         )
         # Worst case of adding n numbers up to C in any order: n^2 C units in the last place (Higham 2002, section 4.2).
         # Twice, for the sum with the row and without; the factor covers what goes into each number.
-        slack = 4.0 * float(sharing.party_rows) ** 2 * 2.0**-53
+        slack = ROW_TOLERANCE + 4.0 * float(sharing.party_rows) ** 2 * 2.0**-53
         grid = Grid(
             resolution=resolution,
             length=sharing.length_of(mechanism.phase),

@@ -116,10 +116,15 @@ class _Points:
         self._path = path
         head = {"format": FORMAT, "experiment": fingerprint}
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        whole = [json.loads(line) for line in lines if line.endswith("\n")]
-        if whole and whole[0] != head:
-            raise UsageError(f"{path}: points of another experiment or version; remove it or choose another --output")
-        self.found = {(point["seed"], point["epsilon"]): point["auc"] for point in whole[1:]}
+        try:
+            whole = [json.loads(line) for line in lines if line.endswith("\n")]
+            if whole and whole[0] != head:
+                raise UsageError(
+                    f"{path}: points of another experiment or version; remove it or choose another --output"
+                )
+            self.found = {(point["seed"], point["epsilon"]): point["auc"] for point in whole[1:]}
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(f"{path}: not a file of points; remove it or choose another --output") from None
         write_text(path, "".join(json.dumps(line) + "\n" for line in (head, *whole[1:])))
 
     def add(self, item: _Item, found: dict[str, float]) -> None:

@@ -108,6 +108,17 @@ def test_points_of_another_experiment_are_refused_and_left_alone(swept, tmp_path
     assert (tmp_path / "points.jsonl").read_text() == before
 
 
+@pytest.mark.parametrize("damaged", ["not json\n", "[]\n{}\n", "{HEAD}{\n", "{HEAD}{}\n", "{HEAD}7\n"])
+def test_a_damaged_file_of_points_is_one_line_and_left_alone(swept, tmp_path: Path, damaged: str):
+    path, found = swept
+    head = (found.folder / "points.jsonl").read_text().splitlines(keepends=True)[0]
+    (tmp_path / "points.jsonl").write_text(damaged.replace("{HEAD}", head))
+    before = (tmp_path / "points.jsonl").read_text()
+    with pytest.raises(UsageError, match=r"points\.jsonl: (not a file of points|points of another experiment)"):
+        frontier(path, changes=(f'output="{tmp_path}"',), epsilons=EPSILONS)
+    assert (tmp_path / "points.jsonl").read_text() == before
+
+
 def test_what_is_impossible_is_said_before_anything_runs(swept, tmp_path: Path, monkeypatch):
     path, _ = swept
     monkeypatch.setattr(module, "_run", lambda item: pytest.fail("ran"))
