@@ -9,6 +9,7 @@ from flwr.app import Context, Message
 from fedmarket.experiment.market import MarketKey, open_market
 from fedmarket.federation.seat import rehearsal_roster
 from fedmarket.flower import inprocess
+from fedmarket.flower.codec import MODEL_ARRAYS
 from fedmarket.flower.inprocess import Apps, Outcome, RunConfig, load_apps, run_in_process
 
 ROOT = Path(__file__).parents[2]
@@ -67,3 +68,30 @@ def silenced(apps: Apps, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outco
             return run_in_process(apps, run_config, nodes=4)
 
     return run
+
+
+Released = Callable[[Outcome], tuple[object, ...]]
+
+
+@pytest.fixture(scope="session")
+def released() -> Released:
+    """Return what leaves a run, to the last bit: the model's numbers, and the counts of its scores."""
+
+    def of(outcome: Outcome) -> tuple[object, ...]:
+        scores = outcome.score_counts
+        model = (getattr(outcome.model, part).tobytes() for part in MODEL_ARRAYS)
+        return *model, scores and (scores.counts.tobytes(), scores.typical, scores.noise_std)
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def same(released: Released) -> Callable[[Outcome, Outcome], bool]:
+    """Return whether the same left two runs."""
+    return lambda one, other: released(one) == released(other)
+
+
+@pytest.fixture(scope="session")
+def honest(apps: Apps, run_config) -> Outcome:
+    """What the run gives in the open."""
+    return run_in_process(apps, run_config(step="sum"), nodes=4)

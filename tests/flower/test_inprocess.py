@@ -13,10 +13,8 @@ from flwr.serverapp import ServerApp
 from fedmarket.aggregation.steps import IN_THE_OPEN, SECURE
 from fedmarket.errors import ConfigError, FederationStopped, PlanError
 from fedmarket.federation.messages import Acceptance
-from fedmarket.federation.party import PartyState
 from fedmarket.federation.seat import rehearsal_roster
-from fedmarket.flower import client
-from fedmarket.flower.codec import MODEL_ARRAYS, acceptance_to_records, message_type, refusal_to_records
+from fedmarket.flower.codec import acceptance_to_records, message_type, refusal_to_records
 from fedmarket.flower.inprocess import Apps, Outcome, load_apps, run_in_process
 from fedmarket.privacy.budget import Spending
 
@@ -45,17 +43,6 @@ def run(apps: Apps, run_config, run_with) -> Callable[..., Outcome]:
         return run_with(run_config(*SHORT, step=step), answer)
 
     return bad
-
-
-def released(outcome: Outcome) -> tuple[object, ...]:
-    """What leaves a run, to the last bit: the model's numbers, and the counts of its scores."""
-    scores = outcome.score_counts
-    model = (getattr(outcome.model, part).tobytes() for part in MODEL_ARRAYS)
-    return *model, scores and (scores.counts.tobytes(), scores.typical, scores.noise_std)
-
-
-def same(one: Outcome, other: Outcome) -> bool:
-    return released(one) == released(other)
 
 
 def raising(message: Message, answer: Message) -> Message:
@@ -132,7 +119,7 @@ def honest(apps: Apps, run_config) -> Outcome:
 
 
 @pytest.mark.parametrize(("step", "name"), CASES)
-def test_a_bad_reply_is_rejected_by_name_and_the_model_is_that_of_the_others(run, without, honest, step, name):
+def test_a_bad_reply_is_rejected_by_name_and_the_model_is_that_of_the_others(run, without, honest, step, name, same):
     """Of all whose masked sums came, that is: who is lost later is in the sum."""
     reply, said = (REPLIES | SIGNED)[name]
     outcome = run(reply, step=step)
@@ -143,7 +130,7 @@ def test_a_bad_reply_is_rejected_by_name_and_the_model_is_that_of_the_others(run
     assert same(outcome, honest if step in ("consent", "unmask") else without)
 
 
-def test_an_honest_run_has_no_rejections_and_another_model(run_config, apps, without, honest):
+def test_an_honest_run_has_no_rejections_and_another_model(run_config, apps, without, honest, same):
     for step, messages in (("sum", 4 + 4 * 8), ("mask", 4 + 4 * 5 * 8)):
         outcome = run_in_process(apps, run_config(step=step), nodes=4)
         assert (outcome.rejections, outcome.void_rounds) == ((), ())
@@ -176,7 +163,7 @@ STRANGER = {"a stranger": (acceptance_of(party="eve"), "the party is not in the 
 @pytest.mark.parametrize(
     ("step", "name"), [("sum", name) for name in ACCEPTANCES] + [("mask", name) for name in ACCEPTANCES | STRANGER]
 )
-def test_a_bad_acceptance_keeps_the_node_out_and_the_others_in(run, without, step: str, name: str):
+def test_a_bad_acceptance_keeps_the_node_out_and_the_others_in(run, without, step: str, name: str, same):
     reply, said = (ACCEPTANCES | STRANGER)[name]
     outcome = run(reply, step=step, joining=True)
     assert [(r.round_number, r.step, r.party, r.reason) for r in outcome.rejections] == [
@@ -187,14 +174,14 @@ def test_a_bad_acceptance_keeps_the_node_out_and_the_others_in(run, without, ste
 
 
 @pytest.mark.parametrize("step", ["sum", "mask"])
-def test_a_node_that_is_silent_at_the_start_is_named_and_out(silenced, run_config, without, step: str):
+def test_a_node_that_is_silent_at_the_start_is_named_and_out(silenced, run_config, without, step: str, same):
     outcome = silenced(run_config(*SHORT, step=step), nodes={NODE}, step="join", rounds={None})
     assert [(r.step, r.party, r.reason) for r in outcome.rejections] == [("join", f"node {NODE}", "no reply in time")]
     assert same(outcome, without)
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_silent_node_is_named(silenced, run_config, without, honest, step: str):
+def test_a_silent_node_is_named(silenced, run_config, without, honest, step: str, same):
     outcome = silenced(run_config(*SHORT, step=step), nodes={NODE}, step=step, rounds=ROUNDS)
     assert [(r.round_number, r.step) for r in outcome.rejections] == [(n, step) for n in ROUNDS]
     assert {(r.party, r.reason) for r in outcome.rejections} == {(PARTY, "no reply in time")}
@@ -255,12 +242,12 @@ def test_secure_aggregation_without_a_roster_stops_before_a_message(run_with, ru
     assert asked == []
 
 
-def test_sums_in_the_open_need_no_roster_and_leave_one_unread(apps, run_config, honest):
+def test_sums_in_the_open_need_no_roster_and_leave_one_unread(apps, run_config, honest, same):
     outcome = run_in_process(apps, run_config(*SHORT, step="sum", roster=""), nodes=4)
     assert same(outcome, honest)
 
 
-def test_a_party_with_another_roster_stays_out(apps, run_config, run_with, without, tmp_path: Path):
+def test_a_party_with_another_roster_stays_out(apps, run_config, run_with, without, tmp_path: Path, same):
     """Same names, other keys: no signature of theirs would be believed."""
     other = rehearsal_roster(tmp_path, ("bank", "grocer", "insurer", "telecom"), minimum_survivors=3)
 
@@ -276,111 +263,12 @@ def test_a_party_with_another_roster_stays_out(apps, run_config, run_with, witho
     assert same(outcome, without)
 
 
-@pytest.mark.parametrize("arm", ["pooled", "pooled_dp", "local_only_dp"])
-def test_arms_of_one_party_load_no_seat_and_leave_a_roster_unread(run_config, arm: str):
-    context = node(run_config, arm=arm, alone="bank", roster="/none.toml")
-    assert client.party_of(context).seat is None
-
-
-def test_a_member_of_the_roster_that_never_comes_costs_nothing(apps, run_config, honest, tmp_path: Path):
+def test_a_member_of_the_roster_that_never_comes_costs_nothing(apps, run_config, honest, tmp_path: Path, same):
     names = ("absent", "bank", "grocer", "insurer", "telecom")
     roster = rehearsal_roster(tmp_path, names, minimum_survivors=4)
     outcome = run_in_process(apps, run_config(*SHORT, "federation.minimum_survivors=4", roster=str(roster)), nodes=4)
     assert (outcome.rejections, outcome.void_rounds) == ((), ())
     assert same(outcome, honest)
-
-
-def request_for(step: str) -> RecordDict:
-    """Return records that are a request, or for ``join`` an invitation, as far as the codec can tell."""
-    fields = {"run": bytes(16), "terms_hash": "0", "roster_hash": "", "round_number": 0, "phase": "centre"}
-    fields |= {"step": step, "model_hash": bytes(32), "packet": b""}
-    arrays = ArrayRecord({name: Array(np.zeros(1)) for name in MODEL_ARRAYS})
-    return RecordDict({"fields": ConfigRecord(fields), "arrays": arrays})
-
-
-def node(run_config, **changed: object) -> Context:
-    config = {"partition-id": 0}
-    return Context(run_id=1, node_id=1, node_config=config, state=RecordDict(), run_config=run_config(**changed))
-
-
-def refused(apps: Apps, context: Context, *, step: str, action: str) -> str:
-    reply = apps.client(Message(request_for(step), dst_node_id=1, message_type=action), context)
-    assert list(reply.content) == ["refused"]
-    assert list(reply.content.config_records["refused"]) == ["reason"]
-    return str(reply.content.config_records["refused"]["reason"])
-
-
-@pytest.mark.parametrize("step", ["join", *STEPS])
-def test_an_unforeseen_error_at_a_party_names_its_type_and_nothing_else(apps, run_config, monkeypatch, step: str):
-    def broken(_: Context) -> None:
-        raise ValueError(f"could not convert string to float: {MARKER!r}")
-
-    monkeypatch.setattr(client, "party_of", broken)
-    action = "query.join" if step == "join" else message_type(step)
-    assert refused(apps, node(run_config), step=step, action=action) == "failed: ValueError"
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_a_step_inside_another_kind_of_message_is_refused(apps, run_config, step: str):
-    for other in STEPS:
-        context = node(run_config, step=step)
-        said = refused(apps, context, step=step, action=message_type(other))
-        assert (said == f"the step {step} came as another kind of message") == (other != step)
-        assert (other == step) or not context.state
-
-
-@pytest.mark.parametrize(("terms", "step"), [*(("sum", step) for step in SECURE), ("mask", "sum")])
-def test_a_step_of_the_other_kind_of_sum_is_refused(apps, run_config, terms: str, step: str):
-    expected = ", ".join(IN_THE_OPEN if terms == "sum" else SECURE)
-    context = node(run_config, step=terms)
-    context.state[client.STATE] = client.state_to_record(PartyState(run=bytes(16)))
-    said = refused(apps, context, step=step, action=message_type(step))
-    assert said == f"step: expected one of {expected}, got {step!r}"
-    assert client.state_from_record(context.state.config_records[client.STATE]) == PartyState(run=bytes(16))
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_a_party_that_has_not_joined_answers_no_step(apps, run_config, step: str):
-    context = node(run_config, step=step)
-    assert refused(apps, context, step=step, action=message_type(step)) == "this party has not joined a run"
-    assert not context.state
-
-
-@pytest.mark.parametrize(
-    ("node", "changed", "said"),
-    [
-        ({}, {}, "run or node configuration: partition-id is missing"),
-        ({"partition-id": 4}, {}, "partition-id: expected 0 to 3, got 4"),
-        ({"partition-id": -1}, {}, "partition-id: expected 0 to 3, got -1"),
-        ({"partition-id": 0}, {"arm": "none"}, "arm: expected one of"),
-        (
-            {"partition-id": 0},
-            {"arm": "local_only", "alone": "eve", "roster": ""},
-            "party: expected one of bank, grocer",
-        ),
-        ({"partition-id": 0}, {"config": "/none.toml"}, "/none.toml: cannot be read"),
-        ({"partition-id": 0}, {"changes": "privacy.epsilon=0"}, "privacy.epsilon"),
-        ({"partition-id": 0}, {"roster": "/none.toml"}, "/none.toml: cannot be read"),
-        (
-            {"partition-id": 0},
-            {"roster": ""},
-            "party bank: the terms ask for secure aggregation, but it has no identity",
-        ),
-    ],
-)
-def test_a_node_says_what_is_wrong_with_its_configuration(apps, run_config, node, changed, said):
-    context = Context(run_id=1, node_id=1, node_config=node, state=RecordDict(), run_config=run_config(**changed))
-    own = client.party_of(context).terms.hash if said.startswith("party bank") else "0"
-    fields = ConfigRecord({"run": bytes(16), "terms_hash": own, "roster_hash": ""})
-    reply = apps.client(Message(RecordDict({"fields": fields}), dst_node_id=1, message_type="query.join"), context)
-    assert said in str(reply.content.config_records["refused"]["reason"])
-
-
-def test_a_party_answers_nothing_but_its_seven_actions(apps, run_config):
-    others = ("train", "train.rows", "train.update", "train.unmask", "query", "query.sum", "query.mask", "evaluate")
-    for action in others:
-        with pytest.raises(Exception, match=r"(?i)no .*function"):
-            apps.client(Message(RecordDict(), dst_node_id=1, message_type=action), node(run_config))
 
 
 def project(folder: Path, components: str) -> Path:
