@@ -169,10 +169,14 @@ def check(
     from fedmarket.contract.check import check_table
     from fedmarket.contract.schema import load_contract
     from fedmarket.data.tables import read_table
+    from fedmarket.data.transactions import customers_of
 
     agreed = load_contract(contract)
+    table = read_table(data)
     try:
-        profile = check_table(read_table(data), agreed, source=str(data))
+        if agreed.transactions is not None:
+            table = customers_of(table, agreed.transactions, source=str(data))
+        profile = check_table(table, agreed, source=str(data))
     except ContractViolation as violation:
         err.print(f"[bold red]{_escaped(str(data))} breaks {len(violation.broken)} rule(s) of {agreed.name}:[/]")
         for rule in violation.broken:
@@ -334,7 +338,9 @@ def _print_profile(profile: "Profile", *, title: str) -> None:
     for column in profile.columns:
         table.add_row(_escaped(column.name), str(column.missing), str(column.other))
     out.print(table)
-    out.print(f"{profile.rows} rows, {profile.positives} positive")
+    counts = {"positive": profile.positives, "buyers": profile.buyers, "clipped values": profile.clipped_values}
+    told = [f"{count} {name}" for name, count in counts.items() if count is not None]
+    out.print(", ".join([f"{profile.rows} rows", *told]))
     if profile.ignored:
         out.print(f"not in the contract and not read: {_escaped(', '.join(profile.ignored))}", soft_wrap=True)
 

@@ -8,37 +8,28 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from fedmarket.documents import Count, Name, Number, Positive, Section, Share, parse_document
 from fedmarket.errors import ConfigError
-from fedmarket.files import parse_document, read_toml
-
-Number = float  # strict mode takes whole numbers too, but neither texts nor truth values
-Positive = Annotated[Number, Field(gt=0)]
-Share = Annotated[Number, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(min_length=1)]
+from fedmarket.files import read_toml
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class ColumnPartition(_Section):
+class ColumnPartition(Section):
     """One party for each value of a column (the natural silos of a data set)."""
 
     kind: Literal["column"]
     column: Name
 
 
-class IidPartition(_Section):
+class IidPartition(Section):
     """Rows dealt at random to ``parties`` parties of equal size."""
 
     kind: Literal["iid"]
     parties: Count
 
 
-class SkewPartition(_Section):
+class SkewPartition(Section):
     """Rows dealt with Dirichlet(``alpha``) skew of the label or of the quantity (Hsu et al. 2019; Li et al. 2022)."""
 
     kind: Literal["label-skew", "quantity-skew"]
@@ -46,7 +37,27 @@ class SkewPartition(_Section):
     alpha: Positive
 
 
-class SyntheticMarket(_Section):
+class HashPartition(Section):
+    """Rows dealt by the SHA-256 of a cell's text: equal cells go to one party in every table, whatever the seed."""
+
+    kind: Literal["hash"]
+    column: Name
+    parties: Count
+
+
+class AcquisitionPartition(Section):
+    """One party for each month or quarter of a customer's first purchase; for contracts with transactions."""
+
+    kind: Literal["acquisition"]
+    period: Literal["month", "quarter"]
+
+
+Partition = Annotated[
+    ColumnPartition | IidPartition | SkewPartition | HashPartition | AcquisitionPartition, Field(discriminator="kind")
+]
+
+
+class SyntheticMarket(Section):
     """The embedded market with known truth; it comes with its parties. ``seed`` is data randomness."""
 
     kind: Literal["synthetic-market"]
@@ -55,23 +66,23 @@ class SyntheticMarket(_Section):
     seed: Annotated[int, Field(ge=0)]
 
 
-class PublicSet(_Section):
+class PublicSet(Section):
     """A public data set, found by name and hash."""
 
     kind: Literal["public"]
     name: Name
-    partition: Annotated[ColumnPartition | IidPartition | SkewPartition, Field(discriminator="kind")]
+    partition: Partition
 
 
-class OwnFile(_Section):
+class OwnFile(Section):
     """The researcher's own csv or parquet file."""
 
     kind: Literal["file"]
     path: Name
-    partition: Annotated[ColumnPartition | IidPartition | SkewPartition, Field(discriminator="kind")]
+    partition: Partition
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """Where the rows come from, under which contract, and how many are kept for the test."""
 
     contract: Name
@@ -79,14 +90,14 @@ class DataSection(_Section):
     source: Annotated[SyntheticMarket | PublicSet | OwnFile, Field(discriminator="kind")]
 
 
-class LogisticModel(_Section):
+class LogisticModel(Section):
     """Logistic regression on the encoded table; ``binning`` adds one-hot bins by the contract's public edges."""
 
     kind: Literal["logistic"]
     binning: bool
 
 
-class MlpModel(_Section):
+class MlpModel(Section):
     """A multilayer perceptron with ReLU on the encoded table."""
 
     kind: Literal["mlp"]
@@ -94,7 +105,31 @@ class MlpModel(_Section):
     hidden: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
 
 
-class Schedule(_Section):
+class ValueModel(Section):
+    """A model of what a customer will spend, for contracts with a value.
+
+    ``ziln`` is the zero-inflated lognormal (Wang, Liu and Miao 2019), ``two-part`` a propensity times a conditional
+    mean. Without ``hidden`` layers the body is linear. A contract with a label too has that head on the same body.
+    """
+
+    kind: Literal["ziln", "two-part"]
+    binning: bool
+    hidden: Annotated[tuple[Count, ...], Field(strict=False)]
+
+
+class TweedieModel(Section):
+    """One mean for all customers, those who spend nothing included, by the Tweedie deviance of ``power``."""
+
+    kind: Literal["tweedie"]
+    binning: bool
+    hidden: Annotated[tuple[Count, ...], Field(strict=False)]
+    power: Annotated[Number, Field(gt=1, lt=2)]
+
+
+Model = LogisticModel | MlpModel | ValueModel | TweedieModel
+
+
+class Schedule(Section):
     """How the model is moved: ``rounds`` exchanges of ``local_steps`` steps each.
 
     With one local step a round exchanges one (noisy) gradient sum and the server takes a momentum step, which is
@@ -118,7 +153,7 @@ class Schedule(_Section):
     average_after: Annotated[Number, Field(ge=0, lt=1)]
 
 
-class ScalingSection(_Section):
+class ScalingSection(Section):
     """How columns and rows are scaled before training, by public numbers and the private centre alone.
 
     A place of the encoded row that holds a share c of the customers is multiplied by its column's contract weight times
@@ -131,7 +166,14 @@ class ScalingSection(_Section):
     row_norm: Annotated[Number, Field(gt=1)]
 
 
-class PrivacySection(_Section):
+class ValueShares(Section):
+    """Shares of the squared budget for what only a value needs: its level, and the sums of the segments."""
+
+    level_share: Share
+    segment_share: Share
+
+
+class PrivacySection(Section):
     """What may be spent and how it is spent; the plan derives noise from it.
 
     ``epsilon`` is between 0.02, below which the accountants' own error bound of 0.01 leaves nothing to spend, and 32,
@@ -139,6 +181,7 @@ class PrivacySection(_Section):
     Gaussian-DP budget (mu squared, Dong et al. 2022) given to the private feature means before training and to the
     private recalibration after it. With ``private_evaluation`` test metrics come from noisy counts of held-out rows.
     Those rows take part in nothing else, so the same epsilon pays for them (parallel composition, McSherry 2009).
+    ``value`` belongs to contracts with a value, and to no others.
 
     ``noise`` is ``local``, where each party's noise is enough alone, or ``distributed``, where shares add up under
     secure aggregation. They are sized for ``federation.minimum_survivors`` less ``colluders`` parties: each party knows
@@ -156,9 +199,21 @@ class PrivacySection(_Section):
     calibration_rounds: Count
     private_evaluation: bool
     generator: Literal["operating-system", "seeded-for-tests"]
+    value: ValueShares | None = None
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of mu squared of each release but the updates, which have what is left."""
+        value = self.value
+        return {
+            "centre": self.centre_share,
+            "calibrate": self.calibration_share,
+            "level": value.level_share if value else 0.0,
+            "segment": value.segment_share if value else 0.0,
+        }
 
 
-class AggregationSection(_Section):
+class AggregationSection(Section):
     """How integer updates are summed modulo 2 ** ``modulus_bits``.
 
     ``secure`` masks them, so that the server sees nothing but the sum; ``ideal`` is the plain sum of updates in the
@@ -169,7 +224,7 @@ class AggregationSection(_Section):
     modulus_bits: Literal[32, 64]
 
 
-class FederationSection(_Section):
+class FederationSection(Section):
     """Public capacity of the federation, what a round needs, and how long the coordinator waits.
 
     ``max_parties`` and ``max_party_rows`` size the integer range so that no sum can wrap; both are agreed in public
@@ -186,15 +241,22 @@ class FederationSection(_Section):
     training_timeout_seconds: Positive
 
 
-class EvaluationSection(_Section):
-    """What a contact costs, what a response earns (same currency), and how sure the intervals are."""
+class EvaluationSection(Section):
+    """What a campaign costs and earns (same currency), what a value is compared with, and how sure the intervals are.
 
-    contact_cost: Positive
-    response_margin: Positive
+    ``response_margin`` is earned by one response, for a contract with a label alone. ``value_margin`` is the share of
+    a responder's value that is earned, for one with label and value. ``past_spend`` is the column that is shown beside
+    every predicted value; contracts with transactions have their own.
+    """
+
+    contact_cost: Positive | None = None
+    response_margin: Positive | None = None
+    value_margin: Share | None = None
+    past_spend: Name | None = None
     bootstrap_replicates: Annotated[int, Field(ge=100)]
 
 
-class ExperimentConfig(_Section):
+class ExperimentConfig(Section):
     """A whole experiment; see :func:`load_config`.
 
     ``training`` is the schedule of private arms with many parties' rows, ``baseline_training`` that of the same without
@@ -207,7 +269,7 @@ class ExperimentConfig(_Section):
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(strict=False, min_length=1)]
     workers: Count
     data: DataSection
-    model: Annotated[LogisticModel | MlpModel, Field(discriminator="kind")]
+    model: Annotated[Model, Field(discriminator="kind")]
     scaling: ScalingSection
     training: Schedule
     alone_training: Schedule
@@ -225,8 +287,8 @@ class ExperimentConfig(_Section):
             raise ValueError(
                 "privacy.colluders must be below federation.minimum_survivors: nobody's noise would be left"
             )
-        if self.privacy.centre_share + self.privacy.calibration_share >= 1:
-            raise ValueError("privacy.centre_share + privacy.calibration_share must be below 1")
+        if sum(self.privacy.shares.values()) >= 1:
+            raise ValueError("privacy: centre_share, calibration_share and the shares of value must add up to below 1")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Files at the edge: documents read with errors that name them, outputs that appear whole or not at all."""
+"""Files at the edge: TOML read with errors that name the file, outputs that appear whole or not at all."""
 
 import hashlib
 import os
@@ -7,13 +7,9 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_args
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from fedmarket.errors import ConfigError, UsageError
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -28,57 +24,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML document ({error})") from None
-
-
-def parse_document(kind: type[Model], document: dict[str, Any], *, source: str) -> Model:
-    """Return ``document`` as a ``kind``; every wrong key or value is named with what was expected.
-
-    Raises:
-        ConfigError: one line that names ``source`` and the first wrong keys.
-    """
-    try:
-        return kind.model_validate(document)
-    except ValidationError as error:
-        problems = [_problem(detail, kind) for detail in error.errors()]
-        shown = "; ".join(problems[:3])
-        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ConfigError(f"{source}: {shown}{more}") from None
-
-
-def _problem(detail: Any, kind: type[BaseModel]) -> str:
-    key = ".".join(str(part) for part in detail["loc"]) or "document"
-    if detail["type"] == "extra_forbidden":
-        return f"{key}: unknown key; expected one of {', '.join(_keys_at(kind, detail['loc'][:-1]))}"
-    if detail["type"] == "missing":
-        return f"{key}: missing"
-    came = detail["input"]
-    shown = f", got {came!r}" if isinstance(came, str | int | float | bool) else ""
-    return f"{key}: {detail['msg'].removeprefix('Value error, ')}{shown}"
-
-
-def _keys_at(kind: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that may stand at ``where``; a union's tag there chooses among its members."""
-    here = {kind}
-    for part in where:
-        if any(part in model.model_fields for model in here):
-            here = {inner for model in here if part in model.model_fields for inner in _models_in(model, str(part))}
-        else:
-            here = {model for model in here if part in get_args(_annotation(model, "kind"))} or here
-    return sorted({name for model in here for name in model.model_fields})
-
-
-def _models_in(model: type[BaseModel], name: str) -> set[type[BaseModel]]:
-    found, waiting = set(), [_annotation(model, name)]
-    while waiting:
-        annotation = waiting.pop()
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            found.add(annotation)
-        waiting += get_args(annotation)
-    return found
-
-
-def _annotation(model: type[BaseModel], name: str) -> Any:
-    return model.model_fields[name].annotation if name in model.model_fields else None
 
 
 @contextmanager

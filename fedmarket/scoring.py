@@ -9,11 +9,18 @@ from fedmarket.contract.check import check_table
 from fedmarket.contract.schema import Contract
 from fedmarket.data.encode import encode
 from fedmarket.data.tables import read_table
+from fedmarket.data.transactions import customers_of
 from fedmarket.errors import UsageError
 from fedmarket.files import appearing
 from fedmarket.models.released import load_model, predict
 
-PROBABILITY = "response_probability"
+COLUMNS = {
+    "response": "response_probability",
+    "purchase": "purchase_probability",
+    "conditional": "conditional_spend",
+    "value": "expected_value",
+}
+"""What the columns of scores are called, by what the model predicts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +32,9 @@ class Scored:
 
 
 def score_file(model_path: Path, *, contract: Contract, data: Path, output: Path) -> Scored:
-    """Write each customer's response probability to ``output``.
+    """Write what the model says of each customer to ``output``: probabilities, and spend in the contract's currency.
+
+    Under a contract with transactions ``data`` holds lines of sale, and each customer with a purchase has a row.
 
     The first column is the contract's customer column, or ``row`` (from 1, the header not counted) where each row is a
     customer.
@@ -40,9 +49,12 @@ def score_file(model_path: Path, *, contract: Contract, data: Path, output: Path
         raise UsageError(f"{output}: is an input of this command; scores must go into a file of their own")
     released = load_model(model_path, contract)
     table = read_table(data)
+    if contract.transactions is not None:
+        table = customers_of(table, contract.transactions, source=str(data))
     check_table(table, contract, source=str(data), label_expected=False)
     features = encode(table, contract, released.layout, label_expected=False).features
-    scores = pl.DataFrame({PROBABILITY: predict(released.model, released.state, features)})
+    prediction = predict(released.model, released.objective, released.state, features)
+    scores = pl.DataFrame({COLUMNS[name]: values for name, values in prediction.columns.items()})
     scores = scores.insert_column(0, _customers(table, contract))
     with appearing(output) as temporary:
         if output.suffix.lower() == ".csv":

@@ -6,7 +6,7 @@ empty text are missing in every column; a numeric column's ``missing_codes`` are
 
 import polars as pl
 
-from fedmarket.contract.schema import NumericColumn
+from fedmarket.contract.columns import NumericColumn
 
 
 def can_be_words(cells: pl.Series) -> bool:
@@ -29,10 +29,14 @@ def words(cells: pl.Series) -> pl.Series:
     return text.set(text == "", None)
 
 
-def numbers(cells: pl.Series, column: NumericColumn) -> pl.Series:
-    """Return the cells as float64, null where missing or where they do not spell a number (:func:`misspelt`)."""
+def numbers(cells: pl.Series, column: NumericColumn | None = None) -> pl.Series:
+    """Return the cells as float64, null where missing or where they do not spell a number (:func:`misspelt`).
+
+    Without a feature's ``column`` no number stands for "missing".
+    """
     values = _parsed(cells)
-    return values.set(values.is_in(column.missing_codes), None) if column.missing_codes else values
+    codes = column.missing_codes if column is not None else ()
+    return values.set(values.is_in(codes), None) if codes else values
 
 
 def misspelt(cells: pl.Series) -> int:

@@ -9,7 +9,8 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from fedmarket.contract.schema import CategoryColumn, Column, Contract, NumericColumn
+from fedmarket.contract.columns import CategoryColumn, Column, NumericColumn
+from fedmarket.contract.schema import Contract
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from datetime import date, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from fedmarket.contract.schema import Name, Number, NumericColumn
+from fedmarket.contract.columns import LARGEST_VALUE, NumericColumn, Value, Weight
+from fedmarket.documents import Name, Number, Section
 
 TARGETS = ("future_spend", "bought_again")
 UNIX_FORMATS = ("unix-seconds", "unix-milliseconds")
@@ -34,6 +35,10 @@ _DAY_EDGES = (1, 7, 14, 30, 60, 90, 120, 180, 270, 365, 540, 730, 1095, 1825)
 _COUNT_EDGES = (1, 2, 3, 4, 6, 10, 15, 20, 30, 50, 100, 200, 500, 1000)
 _SHARE_EDGES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MONEY_LADDER = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+SHORT_DAYS = 14.0
+SMALL_MONEY = 0.1
+"""Where logarithms of days, and of money in shares of the typical value, set in: less than this is nearly linear."""
 
 
 def _read_day(said: Any) -> Any:
@@ -62,11 +67,7 @@ TimeFormat = Annotated[str, AfterValidator(_known_format)]
 Treatment = Literal["drop", "net"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class CategoryCounts(_Section):
+class CategoryCounts(Section):
     """A column of categories whose purchases are counted, word by word of a public vocabulary."""
 
     column: Name
@@ -81,7 +82,7 @@ class CategoryCounts(_Section):
         return self
 
 
-class PrefixedCancellations(_Section):
+class PrefixedCancellations(Section):
     """A line is a cancellation if the text in ``column`` starts with ``prefix``, whatever the sign of its amount."""
 
     kind: Literal["prefix"]
@@ -90,7 +91,7 @@ class PrefixedCancellations(_Section):
     treatment: Treatment
 
 
-class NegativeCancellations(_Section):
+class NegativeCancellations(Section):
     """A line is a cancellation if its amount or its quantity is below zero."""
 
     kind: Literal["negative"]
@@ -100,7 +101,7 @@ class NegativeCancellations(_Section):
 Cancellations = Annotated[PrefixedCancellations | NegativeCancellations, Field(discriminator="kind")]
 
 
-class TransactionTerms(_Section):
+class TransactionTerms(Section):
     """How a table of transactions is read, and how much of it one customer can be.
 
     Columns: ``customer``, ``time``, ``amount`` and, where there are any, ``quantity``, ``order`` and ``category``.
@@ -120,6 +121,9 @@ class TransactionTerms(_Section):
 
     Bounds: of a customer's calibration purchases the latest ``max_transactions`` are kept, each at most
     ``max_amount``; the target is at most ``max_value``. All three are public and none has a default.
+
+    ``typical_value`` is a public guess of what a customer who buys in the prediction window spends there. ``weights``
+    says by feature how much it is expected to matter, 1 where it is silent; see :class:`NumericColumn`.
     """
 
     customer: Name
@@ -140,13 +144,20 @@ class TransactionTerms(_Section):
     end: Day
     max_transactions: Annotated[int, Field(ge=2, le=100_000)]
     max_amount: Annotated[Number, Field(ge=0.01, le=1e9)]
-    max_value: Annotated[Number, Field(ge=0.01, le=1e12)]
+    max_value: Annotated[Number, Field(ge=0.01, le=LARGEST_VALUE)]
+    typical_value: Annotated[Number, Field(gt=0)]
+    weights: dict[str, Weight] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         for broken in _broken_rules(self):
             raise ValueError(broken)
         return self
+
+    def __hash__(self) -> int:
+        """Equal terms have equal hashes; the table of weights, which has none of its own, goes in as a set."""
+        plain = (getattr(self, name) for name in type(self).model_fields if name != "weights")
+        return hash((*plain, frozenset(self.weights.items())))
 
     @property
     def calibration_days(self) -> int:
@@ -183,36 +194,48 @@ def columns_of(terms: TransactionTerms) -> tuple[NumericColumn, ...]:
     >>> terms = TransactionTerms(
     ...     customer="id", time="day", time_format="%Y%m%d", amount="dollars", amount_is="total", currency="USD",
     ...     start="1997-01-01", cut="1997-10-01", end="1998-07-01", max_transactions=40, max_amount=500, max_value=2000,
+    ...     typical_value=50,
     ... )
     >>> [(column.name, column.lower, column.upper) for column in columns_of(terms)][1:3]
     [('frequency', 0.0, 39.0), ('recency_days', 0.0, 272.0)]
     """
-    return tuple(_columns(terms))
+    return tuple(
+        column.model_copy(update={"weight": terms.weights.get(column.name, column.weight)})
+        for column in _columns(terms)
+    )
+
+
+def value_of(terms: TransactionTerms) -> Value:
+    """Return the contract's value: what a customer spends in the prediction window, at most ``max_value``."""
+    return Value(column=TARGETS[0], currency=terms.currency, upper=terms.max_value, typical=terms.typical_value)
 
 
 def _columns(terms: TransactionTerms) -> Iterator[NumericColumn]:
     most, last_day = terms.max_transactions, terms.calibration_days - 1
     money = [float(f"{step * terms.max_amount:.12g}") for step in _MONEY_LADDER]
-    yield _numeric("transactions", 1, most, _COUNT_EDGES)
-    yield _numeric("frequency", 0, min(most - 1, last_day), _COUNT_EDGES)
+    small = terms.typical_value * SMALL_MONEY
+    yield _numeric("transactions", 1, most, _COUNT_EDGES, log_unit=1)
+    yield _numeric("frequency", 0, min(most - 1, last_day), _COUNT_EDGES, log_unit=1)
     for name in ("recency_days", "tenure_days", "days_since_last"):
-        yield _numeric(name, 0, last_day, _DAY_EDGES)
-    yield _numeric("total_spend", 0, most * terms.max_amount, money)
+        yield _numeric(name, 0, last_day, _DAY_EDGES, log_unit=SHORT_DAYS)
+    yield _numeric("total_spend", 0, most * terms.max_amount, money, log_unit=small)
     for name in ("average_spend", "last_spend"):
-        yield _numeric(name, 0, terms.max_amount, money)
+        yield _numeric(name, 0, terms.max_amount, money, log_unit=small)
     for name in ("gap_mean_days", "gap_min_days", "gap_max_days"):
-        yield _numeric(name, 0, last_day, _DAY_EDGES)
+        yield _numeric(name, 0, last_day, _DAY_EDGES, log_unit=SHORT_DAYS)
     # The standard deviation of numbers in a range is at most half of it (Popoviciu 1935).
-    yield _numeric("gap_std_days", 0, last_day / 2, _DAY_EDGES)
+    yield _numeric("gap_std_days", 0, last_day / 2, _DAY_EDGES, log_unit=SHORT_DAYS)
     for period in terms.periods:
         yield _numeric(f"spend_share_{period}", 0, 1, _SHARE_EDGES)
     for name in terms.categories:
-        yield _numeric(name, 0, most, _COUNT_EDGES)
+        yield _numeric(name, 0, most, _COUNT_EDGES, log_unit=1)
 
 
-def _numeric(name: str, lower: float, upper: float, ladder: tuple[float, ...] | list[float]) -> NumericColumn:
+def _numeric(
+    name: str, lower: float, upper: float, ladder: tuple[float, ...] | list[float], *, log_unit: float | None = None
+) -> NumericColumn:
     edges = tuple(step for step in ladder if lower < step <= upper)
-    return NumericColumn(name=name, kind="numeric", lower=lower, upper=upper, edges=edges)
+    return NumericColumn(name=name, kind="numeric", lower=lower, upper=upper, edges=edges, log_unit=log_unit)
 
 
 def _broken_rules(terms: TransactionTerms) -> Iterator[str]:
@@ -222,6 +245,8 @@ def _broken_rules(terms: TransactionTerms) -> Iterator[str]:
         return
     if not terms.end > terms.cut:
         yield "end must be after cut"
+    if not terms.typical_value < terms.max_value:
+        yield "typical_value must be below max_value"
     columns = {"customer": terms.customer, "time": terms.time, "amount": terms.amount}
     columns |= {"quantity": terms.quantity} if terms.quantity else {}
     columns |= {"order": terms.order} if terms.order else {}
@@ -233,5 +258,8 @@ def _broken_rules(terms: TransactionTerms) -> Iterator[str]:
         yield "quantity is missing, but amount_is = 'unit-price' needs it"
     if terms.amount_is == "total" and terms.quantity and not isinstance(terms.cancellations, NegativeCancellations):
         yield "quantity serves amount_is = 'unit-price' and cancellations of kind 'negative' alone; leave it out"
-    if terms.customer in (*TARGETS, *(column.name for column in columns_of(terms))):
+    features = [column.name for column in columns_of(terms)]
+    if unknown := sorted(set(terms.weights) - set(features)):
+        yield f"weights: unknown features {', '.join(unknown)}; expected some of {', '.join(features)}"
+    if terms.customer in (*TARGETS, *features):
         yield f"customer must not be named as a feature or target is, {terms.customer!r}"

@@ -4,6 +4,7 @@ Nothing is fitted: a row's encoding depends on the row, the contract and nothing
 privacy and every party's columns mean the same.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,19 +12,20 @@ import numpy.typing as npt
 import polars as pl
 
 from fedmarket.contract.cells import can_be_numbers, can_be_words, misspelt, numbers, words
+from fedmarket.contract.columns import CategoryColumn, NumericColumn, Value
 from fedmarket.contract.layout import Layout, Slots
-from fedmarket.contract.schema import CategoryColumn, Contract, NumericColumn
-from fedmarket.errors import DataError
+from fedmarket.contract.schema import Contract
+from fedmarket.errors import ConfigError, DataError
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """Rows as a model sees them: ``features`` (n, width) and ``labels`` (n,) in {0, 1}, or None without a label."""
+    """Rows as a model sees them: ``features`` (n, width) and ``targets`` (n, T) as :func:`targets_of` gives them."""
 
     features: Floats
-    labels: Floats | None
+    targets: Floats | None
 
 
 def encode(table: pl.DataFrame, contract: Contract, layout: Layout, *, label_expected: bool = True) -> Encoded:
@@ -31,27 +33,40 @@ def encode(table: pl.DataFrame, contract: Contract, layout: Layout, *, label_exp
 
     Args:
         table: rows that keep ``contract`` (:func:`fedmarket.contract.check.check_table`).
-        contract: says which column is the label and which word is positive.
+        contract: says which columns are label and value, and which word is positive.
         layout: the layout of ``contract``.
-        label_expected: False leaves the labels out, also where the table has the column.
+        label_expected: False leaves the targets out, also where the table has their columns.
 
     Returns:
-        Features, C-contiguous float32 of shape (n, layout.width), and labels of shape (n,). Labels are None where the
-        table has no label column or none is expected.
+        Features, C-contiguous float32 of shape (n, layout.width), and targets of shape (n, T). Targets are None where
+        the table lacks a target's column or none is expected.
 
     Raises:
         DataError: if a cell breaks the contract; column names and counts only.
 
     **Guarantees.** Each row's norm is at most ``layout.norm_bound``. Row i of the result depends on row i alone. A
-    value out of bounds is refused, never clipped.
+    feature out of bounds is refused, never clipped.
     """
     features = np.zeros((table.height, layout.width), dtype=np.float32)
     for slots in layout.slots:
         if slots.column.name not in table.columns:
             raise DataError(f"column {slots.column.name!r}: missing")
         _fill(features[:, slots.start : slots.stop], table[slots.column.name], slots)
-    has_labels = label_expected and contract.label.column in table.columns
-    return Encoded(features=features, labels=labels_of(table, contract) if has_labels else None)
+    columns = [part.column for part in (contract.label, contract.value) if part is not None]
+    has_targets = label_expected and all(name in table.columns for name in columns)
+    return Encoded(features=features, targets=targets_of(table, contract) if has_targets else None)
+
+
+def targets_of(table: pl.DataFrame, contract: Contract) -> Floats:
+    """Return what is to be predicted, float32 of shape (n, T), one column for each of ``contract.targets``.
+
+    A response is 1 or 0. A value is in the contract's currency and clipped at the contract's upper bound.
+
+    Raises:
+        DataError: if a column is missing or a cell breaks the contract; column names and counts only.
+    """
+    made = {"response": labels_of, "value": _values_of}
+    return np.stack([made[target](table, contract) for target in contract.targets], axis=1)
 
 
 def labels_of(table: pl.DataFrame, contract: Contract) -> Floats:
@@ -59,8 +74,11 @@ def labels_of(table: pl.DataFrame, contract: Contract) -> Floats:
 
     Raises:
         DataError: if the label column is missing, or holds anything else than the contract's two words.
+        ConfigError: if the contract has no label.
     """
     label = contract.label
+    if label is None:
+        raise ConfigError(f"contract {contract.name!r}: task = {contract.task!r} has no label")
     if label.column not in table.columns:
         raise DataError(f"label column {label.column!r}: missing")
     said = _words(table[label.column], label.column)
@@ -68,6 +86,40 @@ def labels_of(table: pl.DataFrame, contract: Contract) -> Floats:
     if unknown:
         raise DataError(f"label column {label.column!r}: {unknown} values are neither positive nor negative")
     return (said == label.positive).to_numpy().astype(np.float32)
+
+
+def spent_of(table: pl.DataFrame, contract: Contract) -> npt.NDArray[np.float64]:
+    """Return the value column as it stands, not clipped, as float64 of shape (n,).
+
+    Raises:
+        DataError: if the value column is missing, or a value is no number, not finite or below zero.
+        ConfigError: if the contract has no value.
+    """
+    value = _value(contract)
+    if value.column not in table.columns:
+        raise DataError(f"value column {value.column!r}: missing")
+    cells = table[value.column]
+    if not can_be_numbers(cells):
+        raise DataError(f"value column {value.column!r}: expected numbers, got {cells.dtype.base_type()}")
+    said = numbers(cells)
+    bad = table.height - int((said.is_finite() & (said >= 0)).sum() or 0)
+    if bad:
+        raise DataError(f"value column {value.column!r}: {bad} values are not numbers from 0 on")
+    return said.to_numpy()
+
+
+def _values_of(table: pl.DataFrame, contract: Contract) -> Floats:
+    """The value column clipped at its upper bound, or at the last float32 below where the bound is none itself."""
+    upper = _value(contract).upper
+    top = np.float32(upper)
+    top = np.nextafter(top, np.float32(0)) if float(top) > upper else top
+    return np.minimum(spent_of(table, contract).clip(max=upper).astype(np.float32), top)
+
+
+def _value(contract: Contract) -> Value:
+    if contract.value is None:
+        raise ConfigError(f"contract {contract.name!r}: task = {contract.task!r} has no value")
+    return contract.value
 
 
 def _fill(places: Floats, cells: pl.Series, slots: Slots) -> None:
@@ -92,7 +144,10 @@ def _fill_numeric(places: Floats, values: pl.Series, column: NumericColumn, *, b
     missing = values.is_null().to_numpy()
     present = np.flatnonzero(~missing)
     known = values.drop_nulls().to_numpy()
-    places[present, 0] = 2.0 * ((known - column.lower) / (column.upper - column.lower)) - 1.0
+    above, width = known - column.lower, column.upper - column.lower
+    if column.log_unit is not None:
+        above, width = np.log1p(above / column.log_unit), math.log1p(width / column.log_unit)
+    places[present, 0] = (2.0 * (above / width) - 1.0).clip(-1.0, 1.0)
     places[missing, 1] = 1.0
     if binned:
         places[present, 2 + np.searchsorted(column.edges, known, side="right")] = 1.0

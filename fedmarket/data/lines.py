@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from fedmarket.contract.cells import can_be_numbers, can_be_words, misspelt, words
+from fedmarket.contract.cells import can_be_numbers, can_be_words, misspelt, numbers, words
 from fedmarket.contract.transactions import UNIX_FORMATS, NegativeCancellations, PrefixedCancellations, TransactionTerms
 from fedmarket.errors import ContractViolation, TableError
 
@@ -104,7 +104,7 @@ def _bad_cells(known: pl.DataFrame, terms: TransactionTerms) -> Iterator[str]:
 
 
 def _bad_numbers(cells: pl.Series) -> Iterator[str]:
-    values = _numbers(cells)
+    values = numbers(cells)
     if count := misspelt(cells):
         yield f"column {cells.name!r}: expected numbers, {count} values are not"
     if count := values.null_count() - misspelt(cells):
@@ -118,9 +118,9 @@ def _bad_numbers(cells: pl.Series) -> Iterator[str]:
 def _read(known: pl.DataFrame, terms: TransactionTerms) -> pl.DataFrame:
     """Lines without a bad cell; see :class:`Lines`."""
     customers = _customers(known, terms)
-    value = _numbers(known[terms.amount])
+    value = numbers(known[terms.amount])
     if terms.amount_is == "unit-price" and terms.quantity is not None:
-        value = value * _numbers(known[terms.quantity])
+        value = value * numbers(known[terms.quantity])
     columns = {
         # Numbers in the order of the names: they sort and group faster than text.
         "customer": customers.cast(pl.Enum(customers.unique().sort())),
@@ -137,10 +137,6 @@ def _customers(table: pl.DataFrame, terms: TransactionTerms) -> pl.Series:
     return words(cells.fill_nan(None) if cells.dtype.is_float() else cells)
 
 
-def _numbers(cells: pl.Series) -> pl.Series:
-    return (words(cells) if cells.dtype == pl.String else cells).cast(pl.Float64, strict=False)
-
-
 def _times(cells: pl.Series, terms: TransactionTerms) -> pl.Series:
     """The cells as times on the party's own clock, null where they are none."""
     if isinstance(cells.dtype, pl.Datetime):
@@ -149,14 +145,14 @@ def _times(cells: pl.Series, terms: TransactionTerms) -> pl.Series:
         return cells.cast(pl.Datetime("us"))
     if terms.time_format not in UNIX_FORMATS:
         return words(cells).str.to_datetime(terms.time_format, time_unit="us", strict=False)
-    microseconds = _numbers(cells) * (1e6 if terms.time_format == "unix-seconds" else 1e3)
+    microseconds = numbers(cells) * (1e6 if terms.time_format == "unix-seconds" else 1e3)
     there = microseconds.abs() <= _LARGEST_UNIX_SECOND * 1e6  # False for NaN, which is above every bound.
     return microseconds.set(~there, None).round().cast(pl.Int64).cast(pl.Datetime("us"))
 
 
 def _below_zero(known: pl.DataFrame, terms: TransactionTerms) -> pl.Series:
-    below = _numbers(known[terms.amount]) < 0
-    return below | (_numbers(known[terms.quantity]) < 0) if terms.quantity else below
+    below = numbers(known[terms.amount]) < 0
+    return below | (numbers(known[terms.quantity]) < 0) if terms.quantity else below
 
 
 def _cancelled(known: pl.DataFrame, terms: TransactionTerms) -> pl.Series:

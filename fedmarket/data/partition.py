@@ -1,16 +1,24 @@
-"""Rows dealt to parties: by a column's values, at random, or with Dirichlet skew.
+"""Rows dealt to parties: by a column's values or their hash, by first purchase, at random, or with Dirichlet skew.
 
 Skews follow Hsu et al. (2019, label) and Li et al. (2022, quantity). Dealing is data randomness: it takes a
 :class:`numpy.random.Generator` and promises no privacy.
 """
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from fedmarket.config import ColumnPartition, IidPartition, SkewPartition
+from fedmarket.config import (
+    AcquisitionPartition,
+    ColumnPartition,
+    HashPartition,
+    IidPartition,
+    Partition,
+    SkewPartition,
+)
 from fedmarket.contract.cells import can_be_words, words
 from fedmarket.errors import DataError
 
@@ -21,27 +29,35 @@ DRAWS = 100
 
 def partition(
     table: pl.DataFrame,
-    labels: npt.NDArray[np.float32],
-    how: ColumnPartition | IidPartition | SkewPartition,
+    labels: npt.NDArray[np.float32] | None,
+    how: Partition,
     rng: np.random.Generator,
+    *,
+    first_days: npt.NDArray[np.datetime64] | None = None,
 ) -> dict[str, Indices]:
     """Return each party's row numbers, ascending, by party name in sorted order.
 
     Args:
         table: all rows.
-        labels: shape (n,); used by label skew only.
+        labels: shape (n,); used by label skew only, None where there are none.
         how: the section of the configuration.
-        rng: data randomness; the same state deals the same hands.
+        rng: data randomness; the same state deals the same hands. Columns, hashes and first purchases use none.
+        first_days: the day of each customer's first purchase, datetime64[D] of shape (n,), where it is known.
 
     Raises:
-        DataError: if the column is missing or has missing values, or if a party would have no row.
+        DataError: if the column is missing or has missing values, if labels or first purchases are needed and not
+            known, or if a party would have no row.
 
     **Guarantees.** Every row is in exactly one party and no party is empty.
     """
     if isinstance(how, ColumnPartition):
         return by_name(_party_column(table, how.column))
+    if isinstance(how, AcquisitionPartition):
+        return by_name(_acquired(first_days, how))
     if table.height < how.parties:
         raise DataError(f"partition: expected at least one row a party, got {table.height} rows, {how.parties} parties")
+    if isinstance(how, HashPartition):
+        return _named(_hashed(_party_column(table, how.column), how.parties))
     if isinstance(how, IidPartition):
         return _named(np.array_split(rng.permutation(table.height), how.parties))
     groups = _classes(labels) if how.kind == "label-skew" else [np.arange(table.height)]
@@ -68,12 +84,35 @@ def _party_column(table: pl.DataFrame, name: str) -> npt.NDArray[np.str_]:
     return np.array(names.to_list(), dtype=np.str_)
 
 
+def _acquired(first_days: npt.NDArray[np.datetime64] | None, how: AcquisitionPartition) -> npt.NDArray[np.str_]:
+    """The month or quarter of each first day, as ``1997-01`` or ``1997-Q1``."""
+    if first_days is None:
+        raise DataError("partition acquisition: expected a contract with transactions, which tell first purchases")
+    months = first_days.astype("datetime64[M]")
+    if how.period == "month":
+        return months.astype(np.str_)
+    quarters = months.astype(np.int64) % 12 // 3 + 1
+    return np.char.add(np.char.add(months.astype("datetime64[Y]").astype(np.str_), "-Q"), quarters.astype(np.str_))
+
+
+def _hashed(cells: npt.NDArray[np.str_], parties: int) -> list[Indices]:
+    names, place_of = np.unique(cells, return_inverse=True)
+    places = [int.from_bytes(hashlib.sha256(str(name).encode()).digest()) % parties for name in names]
+    place = np.array(places, dtype=np.int64)[place_of]
+    hands = [np.flatnonzero(place == number) for number in range(parties)]
+    if empty := sum(not hand.size for hand in hands):
+        raise DataError(f"partition hash: {len(names)} different cells leave {empty} of {parties} parties empty")
+    return hands
+
+
 def _named(hands: list[Indices]) -> dict[str, Indices]:
     digits = len(str(len(hands)))
     return {f"party-{number:0{digits}}": np.sort(hand) for number, hand in enumerate(hands, start=1)}
 
 
-def _classes(labels: npt.NDArray[np.float32]) -> list[Indices]:
+def _classes(labels: npt.NDArray[np.float32] | None) -> list[Indices]:
+    if labels is None:
+        raise DataError("partition label-skew: expected a contract with a label, got none")
     return [np.flatnonzero(labels == value) for value in np.unique(labels)]
 
 

@@ -14,12 +14,14 @@ import polars as pl
 from fedmarket.config import DataSection, OwnFile, SyntheticMarket
 from fedmarket.contract.cells import words
 from fedmarket.contract.check import check_table
-from fedmarket.contract.schema import Contract
-from fedmarket.data.encode import labels_of
+from fedmarket.contract.schema import Contract, Target
+from fedmarket.data.encode import spent_of, targets_of
 from fedmarket.data.partition import Indices, by_name, partition
 from fedmarket.data.public import public_set
+from fedmarket.data.segments import segments_of
 from fedmarket.data.synthetic import synthetic_market
 from fedmarket.data.tables import read_table
+from fedmarket.data.transactions import Counts, Customers, customers_with_counts
 from fedmarket.errors import DataError
 
 FEWEST_TRAINING_ROWS = 20
@@ -32,20 +34,44 @@ class Population:
     """All rows of an experiment.
 
     Attributes:
-        table: n rows that keep the contract.
-        labels: 1 for positive, 0 for negative, shape (n,).
+        table: n rows that keep the contract; with transactions, one for each customer that these tell of.
+        target_names: the contract's ``targets``.
+        targets: what is to be predicted, shape (n, T), in that order; values are clipped at the contract's bound.
+        spent: what each customer really spent, however much that is, shape (n,), where the contract has a value.
         source: what to call the data in a report.
         truth: the true response probabilities, shape (n,), where they are known.
+        expected_value: the true expectation of what a customer will spend, shape (n,), where it is known.
         party: the company of each row, shape (n,), where the source comes with its parties.
-        customers: a number for each row's customer, shape (n,), where a column identifies them.
+        customers: a number for each row's customer, shape (n,), where a column identifies them and they may have
+            several rows.
+        first_days: the day of each customer's first purchase, shape (n,), with transactions.
+        segments: the number of each row's segment, shape (n,), where the contract has segments.
+        counts: what became of the lines, with transactions.
     """
 
     table: pl.DataFrame
-    labels: npt.NDArray[np.float32]
+    target_names: tuple[Target, ...]
+    targets: npt.NDArray[np.float32]
+    spent: npt.NDArray[np.float64] | None
     source: str
     truth: npt.NDArray[np.float64] | None
+    expected_value: npt.NDArray[np.float64] | None
     party: npt.NDArray[np.str_] | None
     customers: Indices | None
+    first_days: npt.NDArray[np.datetime64] | None
+    segments: Indices | None
+    counts: Counts | None
+
+    @property
+    def labels(self) -> npt.NDArray[np.float32]:
+        """The response column of the targets: 1 for positive, 0 for negative, shape (n,).
+
+        Raises:
+            DataError: if there is none.
+        """
+        if "response" not in self.target_names:
+            raise DataError(f"{self.source}: expected a contract with a label, got one without")
+        return self.targets[:, self.target_names.index("response")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +87,12 @@ class _Rows:
     table: pl.DataFrame
     source: str
     truth: npt.NDArray[np.float64] | None = None
+    expected_value: npt.NDArray[np.float64] | None = None
     party: npt.NDArray[np.str_] | None = None
 
 
 def load_population(data: DataSection, contract: Contract) -> Population:
-    """Return all rows of the source in ``data``, held against ``contract``.
+    """Return all rows of the source in ``data``, held against ``contract``; its transactions become customers here.
 
     Raises:
         TableError: if a file cannot be read or is not the one it should be.
@@ -73,14 +100,22 @@ def load_population(data: DataSection, contract: Contract) -> Population:
         ConfigError: if the public set is unknown.
     """
     rows = _rows(data)
-    check_table(rows.table, contract, source=rows.source)
+    made = _from_lines(rows, contract)
+    table = made.table if made else rows.table
+    check_table(table, contract, source=rows.source)
     return Population(
-        table=rows.table,
-        labels=labels_of(rows.table, contract),
+        table=table,
+        target_names=contract.targets,
+        targets=targets_of(table, contract),
+        spent=made.spent if made else spent_of(table, contract) if contract.value else None,
         source=rows.source,
         truth=rows.truth,
+        expected_value=rows.expected_value,
         party=rows.party,
-        customers=_customers(rows.table, contract),
+        customers=None if made else _customers(table, contract),
+        first_days=made.first_days if made else None,
+        segments=segments_of(table, contract),
+        counts=made.counts if made else None,
     )
 
 
@@ -93,8 +128,8 @@ def deal(population: Population, data: DataSection, *, seed: int) -> Deal:
         seed: data randomness.
 
     Raises:
-        DataError: if the partition is impossible, or a party has fewer than 20 training rows or only one class in
-            them.
+        DataError: if the partition is impossible, or a party has fewer than 20 training rows or, where a response is
+            to be predicted, only one class in them.
 
     **Guarantees.** Every row is in exactly one party and there either in training or in test; both have rows.
     """
@@ -103,7 +138,7 @@ def deal(population: Population, data: DataSection, *, seed: int) -> Deal:
     test: dict[str, Indices] = {}
     for name, rows in _hands(population, data, rng).items():
         train[name], test[name] = _split(rows, population.customers, data.test_share, rng)
-        _check_training(name, population.labels[train[name]])
+        _check_training(name, train[name], _labels(population))
     return Deal(train=train, test=test)
 
 
@@ -112,7 +147,13 @@ def _rows(data: DataSection) -> _Rows:
     if isinstance(source, SyntheticMarket):
         market = synthetic_market(customers=source.customers, parties=source.parties, seed=source.seed)
         name = f"synthetic market (seed {source.seed})"
-        return _Rows(table=market.table, source=name, truth=market.response_probability, party=market.party)
+        return _Rows(
+            table=market.table,
+            source=name,
+            truth=market.response_probability,
+            expected_value=market.expected_value,
+            party=market.party,
+        )
     if isinstance(source, OwnFile):
         path = Path(source.path)
         # The file's name alone: a report must not tell the folders of the machine that made it.
@@ -120,12 +161,25 @@ def _rows(data: DataSection) -> _Rows:
     return _Rows(table=public_set(source.name), source=f"public set {source.name}")
 
 
+def _from_lines(rows: _Rows, contract: Contract) -> Customers | None:
+    if contract.transactions is None:
+        return None
+    if rows.party is not None:
+        raise DataError(f"{rows.source}: has customers and no transactions, which contract {contract.name!r} is about")
+    return customers_with_counts(rows.table, contract.transactions, source=rows.source)
+
+
+def _labels(population: Population) -> npt.NDArray[np.float32] | None:
+    return population.labels if "response" in population.target_names else None
+
+
 def _hands(population: Population, data: DataSection, rng: np.random.Generator) -> dict[str, Indices]:
     if population.party is not None:
         return by_name(population.party)
     if isinstance(data.source, SyntheticMarket):
         raise DataError("synthetic market: expected a party for each row, got none")
-    return partition(population.table, population.labels, data.source.partition, rng)
+    how, days = data.source.partition, population.first_days
+    return partition(population.table, _labels(population), how, rng, first_days=days)
 
 
 def _split(
@@ -156,11 +210,9 @@ def _customers(table: pl.DataFrame, contract: Contract) -> Indices | None:
     return words(table[column]).rank("dense").to_numpy().astype(np.int64)
 
 
-def _check_training(party: str, labels: npt.NDArray[np.float32]) -> None:
-    positives = int(labels.sum())
-    if labels.size < FEWEST_TRAINING_ROWS:
-        raise DataError(f"party {party!r}: expected {FEWEST_TRAINING_ROWS} training rows or more, got {labels.size}")
-    if positives in (0, labels.size):
-        raise DataError(
-            f"party {party!r}: expected both classes in training, got {positives} of {labels.size} positive"
-        )
+def _check_training(party: str, rows: Indices, labels: npt.NDArray[np.float32] | None) -> None:
+    if rows.size < FEWEST_TRAINING_ROWS:
+        raise DataError(f"party {party!r}: expected {FEWEST_TRAINING_ROWS} training rows or more, got {rows.size}")
+    positives = None if labels is None else int(labels[rows].sum())
+    if positives in (0, rows.size):
+        raise DataError(f"party {party!r}: expected both classes in training, got {positives} of {rows.size} positive")

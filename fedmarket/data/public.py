@@ -17,7 +17,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fedmarket.data.tables import parse_csv, unzipped
+from fedmarket.data.tables import parse_long_csv, parse_spaced, unzipped
 from fedmarket.errors import ConfigError, TableError, UsageError
 from fedmarket.files import appearing, sha256_of
 
@@ -28,10 +28,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublicFile:
-    """One csv file of a publisher.
+    """One file of a publisher.
 
     ``sha256`` is over the unzipped bytes. ``members`` leads through the archive at ``url``, zip within zip. ``url`` is
-    None where the publisher offers no archive with these bytes that anyone may fetch.
+    None where the publisher offers no archive with these bytes that anyone may fetch. ``spaced`` names the fields of a
+    file that has no header and white space between them; a file without these names is a csv file.
     """
 
     name: str
@@ -42,6 +43,7 @@ class PublicFile:
     members: tuple[str, ...]
     licence: str
     citation: str
+    spaced: tuple[str, ...] = ()
 
 
 _BANK = "https://archive.ics.uci.edu/static/public/222/bank+marketing.zip"
@@ -78,6 +80,28 @@ PUBLIC_FILES = (
         licence="CC BY 4.0",
         citation="Yeh, Lien (2009), Default of Credit Card Clients, UCI Machine Learning Repository 350",
     ),
+    PublicFile(
+        name="cdnow",
+        folder="cdnow",
+        file="CDNOW_master.txt",
+        sha256="61fd6f7bf3497187a7ec0d9ff6a99b7568f1fe911a9f3665e02efecd6b34ed07",
+        url=None,
+        members=(),
+        licence="research use",
+        citation="Fader, Hardie (2001), Forecasting Repeat Sales at CDNOW, Interfaces 31(3)",
+        spaced=("id", "day", "items", "dollars"),
+    ),
+    PublicFile(
+        # Both years of the publisher's sheets, joined; their overlap and the column Description are left out.
+        name="online-retail-ii",
+        folder="online_retail_ii",
+        file="online_retail_2009-12_2011-12_nodesc.csv",
+        sha256="6f409d57c4b15d8da006848cc15abd5c0afaa5c65b5abf89fa16afc8c09d5335",
+        url=None,
+        members=(),
+        licence="CC BY 4.0",
+        citation="Chen (2019), Online Retail II, UCI Machine Learning Repository 502",
+    ),
 )
 
 
@@ -107,7 +131,9 @@ def load_public(public: PublicFile) -> pl.DataFrame:
     else:
         content = _read(path)
         _check_hash(content, public, source=str(path))
-    return parse_csv(content, source=public.file)
+    if public.spaced:
+        return parse_spaced(content, columns=public.spaced, source=public.file)
+    return parse_long_csv(content, source=public.file)
 
 
 def locate(public: PublicFile) -> Path | None:

@@ -3,7 +3,8 @@
 Purchases follow the BG/NBD process of Fader, Hardie and Lee (2005): a customer buys at a gamma-mixed Poisson rate and
 drops out after each purchase with a beta-mixed chance. Spend is gamma about the customer's own gamma-mixed mean
 (Fader, Hardie and Lee 2005b). The response to a campaign is a coin with a probability that depends on what the table
-shows and on the company, so that no model of the table can beat ``response_probability``.
+shows and on the company, so that no model of the table can beat ``response_probability``. What a customer spends in
+the year to come is the same process run on from today.
 
 Companies differ in size, in their customers (age, purchase rate, spend, region) and in how readily these respond.
 """
@@ -38,6 +39,8 @@ OVERALL_RATE = 0.12
 HORIZON_WEEKS = 52.0
 LONGEST_TENURE_WEEKS = 156
 MOST_PURCHASES = 150
+_NEXT_YEAR = 2
+"""Keeps the year to come apart from the random stream of the past, whose draws it leaves as they are."""
 HIGHEST_SPEND = 1000.0
 
 # BG/NBD: purchase rate a week ~ Gamma(RATE_SHAPE) / RATE_WEEKS, drop-out chance ~ Beta(DROP_A, DROP_B).
@@ -52,10 +55,12 @@ class Market:
     """All customers of all companies, and the truth about them.
 
     Attributes:
-        table: one row a customer; the label is ``responded`` ("yes" or "no").
+        table: one row a customer; ``past_spend`` is what was spent so far, of all purchases, and no feature;
+            the label is ``responded`` ("yes" or "no"), the value ``spend_next_year``, what the
+            customer spends in the next 52 weeks, in whole cents.
         party: the customer's company, shape (n,).
         response_probability: the chance of "yes" given the row and the company, shape (n,).
-        expected_value: expected spend in the next 52 weeks given the customer's own (hidden) rates, shape (n,).
+        expected_value: the expectation of ``spend_next_year`` given the customer's own (hidden) rates, shape (n,).
     """
 
     table: pl.DataFrame
@@ -70,6 +75,16 @@ class _Histories:
 
     frequency: npt.NDArray[np.int64]
     last_week: Floats
+    alive: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rates:
+    """What no table shows: purchases a week, chance to drop out after each, mean spend, and who is still a customer."""
+
+    rate: Floats
+    drop: Floats
+    mean_spend: Floats
     alive: npt.NDArray[np.bool_]
 
 
@@ -90,21 +105,26 @@ def synthetic_market(*, customers: int, parties: int, seed: int) -> Market:
         DataError: if there are more parties than customers.
 
     **Guarantees.** Every party has a customer. The labels are independent draws with ``response_probability``. The
-    expected share of "yes" is 12 % over all customers.
+    expected share of "yes" is 12 % over all customers. ``spend_next_year`` is 0 for all who dropped out.
     """
     if not 1 <= parties <= customers:
         raise DataError(f"synthetic market: expected 1 to {customers} parties for {customers} customers, got {parties}")
     rng = np.random.default_rng(seed)
     number = rng.permutation(np.repeat(np.arange(parties), _sizes(customers, parties, rng)))
     shift = _shift(number, parties, rng)
-    table, expected_value = _customers(shift, rng)
+    table, rates = _customers(shift, rng)
     probability = expit(_with_rates(_appeal(table), number, parties, rng))
     answer = np.where(rng.random(customers) < probability, "yes", "no")
+    spend = _spend(rates, np.random.default_rng([seed, _NEXT_YEAR]))
     return Market(
-        table=table.with_columns(pl.Series("responded", answer)),
+        table=table.with_columns(
+            (pl.col("average_spend") * (pl.col("frequency") + 1)).round(2).alias("past_spend"),
+            pl.Series("responded", answer),
+            pl.Series("spend_next_year", spend),
+        ),
         party=np.array([_name(place) for place in range(parties)])[number],
         response_probability=probability,
-        expected_value=expected_value,
+        expected_value=rates.alive * _expected_purchases(rates.rate, rates.drop, HORIZON_WEEKS) * rates.mean_spend,
     )
 
 
@@ -125,8 +145,8 @@ def _shift(number: npt.NDArray[np.int64], parties: int, rng: np.random.Generator
     return _Shift(age=age, rate=rate, spend=spend, region=region)
 
 
-def _customers(shift: _Shift, rng: np.random.Generator) -> tuple[pl.DataFrame, Floats]:
-    """The feature table, and each customer's expected spend over the horizon."""
+def _customers(shift: _Shift, rng: np.random.Generator) -> tuple[pl.DataFrame, _Rates]:
+    """The feature table, and what it does not show."""
     n = shift.age.size
     tenure = rng.integers(4, LONGEST_TENURE_WEEKS + 1, n)
     rate = rng.gamma(RATE_SHAPE, 1.0 / RATE_WEEKS, n) * np.exp(0.25 * shift.rate)
@@ -147,7 +167,7 @@ def _customers(shift: _Shift, rng: np.random.Generator) -> tuple[pl.DataFrame, F
             "days_since_contact": _days_since_contact(contacts, rng),
         }
     )
-    return table, histories.alive * _expected_purchases(rate, drop, HORIZON_WEEKS) * mean_spend
+    return table, _Rates(rate=rate, drop=drop, mean_spend=mean_spend, alive=histories.alive)
 
 
 def _histories(rate: Floats, drop: Floats, weeks: Floats, rng: np.random.Generator) -> _Histories:
@@ -173,6 +193,19 @@ def _expected_purchases(rate: Floats, drop: Floats, weeks: float) -> Floats:
     safe = np.maximum(drop, 1e-12)
     purchases: Floats = -np.expm1(-rate * safe * weeks) / safe
     return purchases
+
+
+def _spend(rates: _Rates, rng: np.random.Generator) -> Floats:
+    """What each customer spends over the horizon, in whole cents.
+
+    Waiting times have no memory, so that the horizon of a customer who is still there is a history of its own. A sum
+    of k spends is Gamma(k SPEND_SHAPE).
+    """
+    ahead = _histories(rates.rate, rates.drop, np.full(rates.rate.size, HORIZON_WEEKS), rng)
+    purchases = np.where(rates.alive, ahead.frequency, 0)
+    amounts = rng.gamma(SPEND_SHAPE * np.maximum(purchases, 1), 1.0 / SPEND_SHAPE)
+    spend: Floats = (rates.mean_spend * amounts * (purchases > 0)).round(2)
+    return spend
 
 
 def _spends(frequency: npt.NDArray[np.int64], mean: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from fedmarket.contract.transactions import (
-    TransactionTerms,
-    columns_of,
-)
+from fedmarket.contract.transactions import TransactionTerms, columns_of
 from fedmarket.data.lines import TICKS, lines_of, lines_where
 
 _CUSTOMER_AND_WINDOW = ("customer", "future")
@@ -58,9 +56,19 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Customers:
-    """One row for each customer (see :func:`customers_of`), and what became of the lines."""
+    """One row for each customer (see :func:`customers_of`), and what became of the lines.
+
+    Attributes:
+        table: n rows.
+        spent: what each customer spent in the prediction window, however much that is, float64 of shape (n,).
+        first_days: the day of each customer's first purchase that stands in the calibration window, also where the
+            table's features know later ones only, datetime64[D] of shape (n,).
+        counts: what became of the lines.
+    """
 
     table: pl.DataFrame
+    spent: npt.NDArray[np.float64]
+    first_days: npt.NDArray[np.datetime64]
     counts: Counts
 
 
@@ -116,7 +124,10 @@ def customers_with_counts(
     bought = standing.filter(~pl.col("future"))
     kept = _latest(bought, terms)
     spent = standing.filter("future").group_by("customer").agg(pl.col("left").sum())
-    rows = _features(kept, terms).join(spent, on="customer", how="left", maintain_order="left")
+    first = bought.group_by("customer").agg(pl.col("time").min().dt.date().alias("first_day"))
+    rows = _features(kept, terms)
+    for more in (spent, first):
+        rows = rows.join(more, on="customer", how="left", maintain_order="left")
     later = spent.join(rows, on="customer", how="anti").height
     counts = Counts(
         lines=read.lines,
@@ -134,12 +145,17 @@ def customers_with_counts(
         only_later=later,
         without_purchase=read.table["customer"].n_unique() - rows.height - later,
     )
-    return Customers(table=_with_targets(rows, terms), counts=counts)
+    spend = _ratio(rows["left"].fill_null(0), TICKS)
+    return Customers(
+        table=_with_targets(rows.drop("left", "first_day"), spend.clip(upper_bound=terms.max_value), terms),
+        spent=spend.to_numpy(),
+        first_days=rows["first_day"].to_numpy(),
+        counts=counts,
+    )
 
 
-def _with_targets(rows: pl.DataFrame, terms: TransactionTerms) -> pl.DataFrame:
-    spend = _ratio(rows["left"].fill_null(0), TICKS).clip(upper_bound=terms.max_value)
-    table = rows.drop("left").with_columns(spend.alias("future_spend"), (spend > 0).alias("bought_again"))
+def _with_targets(rows: pl.DataFrame, spend: pl.Series, terms: TransactionTerms) -> pl.DataFrame:
+    table = rows.with_columns(spend.alias("future_spend"), (spend > 0).alias("bought_again"))
     return table.with_columns(pl.col("customer").cast(pl.String)).rename({"customer": terms.customer})
 
 

@@ -3,12 +3,14 @@
 Everything here is post-processing of counts that were paid for: no row is looked at.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.special import expit
 
 from fedmarket.arrays import FloatArray
 from fedmarket.errors import DataError
-from fedmarket.privacy.histogram import BIN_MIDDLES, BIN_WIDTHS, ScoreCounts
+from fedmarket.privacy.histogram import BIN_MIDDLES, BIN_WIDTHS, VALUE_MIDDLES, BinnedCounts, value_caps
 
 REPLICATES = 400
 """How often noise is added once more to see how far it moves a metric."""
@@ -16,7 +18,10 @@ REPLICATES = 400
 CONTACTED = 0.1
 """Share of customers contacted, best scores first, for the lift."""
 
-SHARES = ("auc", "response_rate")
+BEST = 0.2
+"""Share of customers, best values first, whose spend is counted."""
+
+SHARES = ("auc", "response_rate", "purchase_rate", "captured_20")
 """Metrics that cannot be above 1."""
 
 NORMAL_95 = 1.959963984540054
@@ -25,7 +30,7 @@ Stack = FloatArray
 """Many histograms at once: the first axis counts them."""
 
 
-def private_metrics(scores: ScoreCounts, *, rng: np.random.Generator) -> dict[str, dict[str, float]]:
+def private_metrics(scores: BinnedCounts, *, rng: np.random.Generator) -> dict[str, dict[str, float]]:
     """Return each metric as ``value``, and ``low`` and ``high``, 95 % for the privacy noise alone.
 
     ``auc``, ``lift_10``, ``calibration_ratio`` (predicted over observed responses), ``log_loss`` (nats) and
@@ -35,18 +40,39 @@ def private_metrics(scores: ScoreCounts, *, rng: np.random.Generator) -> dict[st
     the width of the noise alone, and holds neither the sampling of customers nor what the bins cost.
 
     Args:
-        scores: see :class:`fedmarket.privacy.histogram.ScoreCounts`.
+        scores: see :class:`fedmarket.privacy.histogram.BinnedCounts`.
         rng: for the replicates; it protects nobody and need not be secret.
 
     Raises:
         DataError: if noise leaves no rows of one class.
     """
     probabilities = expit(scores.typical + BIN_MIDDLES)
-    values = _metrics(scores.counts[None], probabilities)
+    return _with_noise(lambda counts: _metrics(counts, probabilities), scores, rng=rng)
+
+
+def private_value_metrics(values: BinnedCounts, *, rng: np.random.Generator) -> dict[str, dict[str, float]]:
+    """Return each metric of predicted values as :func:`private_metrics` does.
+
+    ``value_ratio`` (predicted over observed spend), ``captured_20`` (share of the spend among the best 20 %),
+    ``purchase_rate`` and ``mean_spend`` (money). Values count as the middle of their bin, spends as their bin's cap at
+    most, and inside of a bin spend is taken to be spread evenly.
+
+    Raises:
+        DataError: if noise leaves no rows or no spend.
+    """
+    predicted = values.typical * np.exp(VALUE_MIDDLES)
+    caps = value_caps(typical=values.typical)
+    return _with_noise(lambda counts: _value_metrics(counts, predicted, caps), values, rng=rng)
+
+
+def _with_noise(
+    metrics: Callable[[Stack], dict[str, FloatArray]], binned: BinnedCounts, *, rng: np.random.Generator
+) -> dict[str, dict[str, float]]:
+    values = metrics(binned.counts[None])
     if not all(np.isfinite(value[0]) for value in values.values()):
         raise DataError("private evaluation: the noise leaves no rows of one class")
-    noise = scores.noise_std * rng.standard_normal((REPLICATES, *scores.counts.shape))
-    moved = _metrics(scores.counts + noise, probabilities)
+    noise = binned.noise_std * rng.standard_normal((REPLICATES, *binned.counts.shape))
+    moved = metrics(binned.counts + noise)
     width = {name: NORMAL_95 * float(np.nanstd(value)) for name, value in moved.items()}
     return {
         name: {
@@ -56,6 +82,25 @@ def private_metrics(scores: ScoreCounts, *, rng: np.random.Generator) -> dict[st
         }
         for name, value in values.items()
     }
+
+
+def _value_metrics(counts: Stack, predicted: FloatArray, caps: FloatArray) -> dict[str, FloatArray]:
+    """Return the metrics of each of (k, 3, bins) counts, (k,); not a number where there are no rows or no spend."""
+    rows, buyers, spend = counts[:, 0], counts[:, 1], counts[:, 2] * caps
+    all_rows, all_spend = rows.sum(axis=1), spend.sum(axis=1)
+    with np.errstate(all="ignore"):
+        usable = np.where((all_rows > 0) & (all_spend > 0), 1.0, np.nan)
+        best_first, paid = np.maximum(rows[:, ::-1], 0.0), spend[:, ::-1]
+        before = np.cumsum(best_first, axis=1) - best_first
+        wanted = BEST * best_first.sum(axis=1, keepdims=True)
+        share = np.clip((wanted - before) / np.where(best_first > 0, best_first, np.inf), 0.0, 1.0)
+        metrics = {
+            "value_ratio": rows @ predicted / all_spend,
+            "captured_20": (share * paid).sum(axis=1) / all_spend,
+            "purchase_rate": buyers.sum(axis=1) / all_rows,
+            "mean_spend": all_spend / all_rows,
+        }
+        return {name: value * usable for name, value in metrics.items()}
 
 
 def _metrics(counts: Stack, probabilities: FloatArray) -> dict[str, FloatArray]:

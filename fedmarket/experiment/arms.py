@@ -12,10 +12,13 @@ from fedmarket.aggregation.scaling import Scaling
 from fedmarket.config import ExperimentConfig, Schedule
 from fedmarket.contract.layout import Layout, layout_of
 from fedmarket.contract.schema import Contract
+from fedmarket.contract.segments import segment_count
 from fedmarket.errors import ConfigError
 from fedmarket.federation.terms import Terms
-from fedmarket.models.propensity import network_of, parameter_count
+from fedmarket.models.network import network_of, parameter_count
+from fedmarket.models.objectives import Objective, objective_of
 from fedmarket.privacy.plan import Sharing, plan_for, unprotected_plan
+from fedmarket.privacy.shape import Shape
 
 FINEST_BITS: Literal[64] = 64
 """Modulus of the arms that are not to be charged with rounding: steps far below float64's own."""
@@ -130,10 +133,11 @@ def terms_of(arm: Arm, config: ExperimentConfig, contract: Contract, *, seed: in
     Raises:
         PlanError: if no noise reaches the configured epsilon, or it does not fit the words.
     """
-    layout = layout_for(config, contract)
+    _need_value_shares(config, contract)
+    layout, objective = layout_for(config, contract), objective_of(config.model, contract)
     schedule: Schedule = getattr(config, arm.schedule)
     agreed = (config.privacy, contract.privacy, schedule)
-    parameters = parameter_count(network_of(config.model, layout.width))
+    shape = _shape(config, contract, layout, objective)
     federation = config.federation
     least, parties, rows = _minimum_survivors(config, contract), federation.max_parties, federation.max_party_rows
     shares = least - config.privacy.colluders
@@ -141,23 +145,18 @@ def terms_of(arm: Arm, config: ExperimentConfig, contract: Contract, *, seed: in
         least, parties, rows, shares = 1, 1, parties * rows, 1
     modulus_bits = config.aggregation.modulus_bits if arm.rounded else FINEST_BITS
     if arm.noisy:
-        sharing = Sharing(
-            shares=shares,
-            parties=parties,
-            party_rows=rows,
-            modulus_bits=modulus_bits,
-            width=layout.width,
-            parameters=parameters,
-        )
-        plan = plan_for(*agreed, feature_norm=layout.norm_bound, sharing=sharing)
+        sharing = Sharing(shares=shares, parties=parties, party_rows=rows, modulus_bits=modulus_bits)
+        plan = plan_for(*agreed, shape=shape, sharing=sharing)
     else:
         clip_norm = config.privacy.clip_norm if arm.clipped else float("inf")
-        plan = unprotected_plan(*agreed, feature_norm=layout.norm_bound, clip_norm=clip_norm)
+        plan = unprotected_plan(*agreed, shape=shape, clip_norm=clip_norm)
     terms = Terms(
         contract_hash=contract.hash,
         model=config.model,
-        width=layout.width,
-        parameters=parameters,
+        objective=objective,
+        width=shape.width,
+        parameters=shape.parameters,
+        segments=shape.segments,
         initial_seed=seed,
         schedule=schedule,
         scaling=Scaling(
@@ -176,6 +175,25 @@ def terms_of(arm: Arm, config: ExperimentConfig, contract: Contract, *, seed: in
     for mechanism in plan.mechanisms:
         terms.grid_of(mechanism.phase)  # noise that does not fit the words is found now, and not in a round
     return terms
+
+
+def _shape(config: ExperimentConfig, contract: Contract, layout: Layout, objective: Objective) -> Shape:
+    return Shape(
+        width=layout.width,
+        norm_bound=layout.norm_bound,
+        parameters=parameter_count(network_of(config.model, layout.width, objective)),
+        response=objective.response,
+        purchase=objective.value is not None and objective.value.purchase,
+        value=objective.value is not None,
+        segments=segment_count(contract.segments),
+    )
+
+
+def _need_value_shares(config: ExperimentConfig, contract: Contract) -> None:
+    if contract.value is not None and config.privacy.value is None:
+        raise ConfigError(f"privacy.value: missing, but contract {contract.name} has a value: level and segments cost")
+    if contract.value is None and config.privacy.value is not None:
+        raise ConfigError(f"privacy.value: contract {contract.name} has no value; leave it out")
 
 
 def _minimum_survivors(config: ExperimentConfig, contract: Contract) -> int:

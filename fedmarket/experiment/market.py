@@ -15,7 +15,8 @@ from fedmarket.data.encode import encode
 from fedmarket.data.population import Deal, Population, deal, load_population
 from fedmarket.errors import ConfigError
 from fedmarket.experiment.arms import Arm, layout_for, terms_of
-from fedmarket.federation.party import Party, Rows
+from fedmarket.federation.party import Party
+from fedmarket.federation.rows import Rows
 from fedmarket.federation.seat import Seat, need_seats_for
 
 
@@ -54,6 +55,11 @@ class Market:
         """Row numbers of the common test set, all parties' together."""
         return np.concatenate([self.deal.test[name] for name in self.names])
 
+    @property
+    def train_rows(self) -> RowNumbers:
+        """Row numbers of all parties' training rows."""
+        return np.concatenate([self.deal.train[name] for name in self.names])
+
     def holders(self, arm: Arm, *, alone: str) -> tuple[str, ...]:
         """Return who takes part in ``arm``; ``alone`` names the party where each is on its own."""
         if arm.holders == "parties":
@@ -89,13 +95,15 @@ class Market:
 
     def _rows(self, dealt: dict[str, RowNumbers], members: tuple[str, ...]) -> Rows:
         numbers = np.concatenate([dealt[member] for member in members])
-        customers = self.population.customers
-        if customers is None:
-            return Rows(features=self.features[numbers], labels=self.population.labels[numbers])
-        # Pooled rows come from several parties: a customer of two of them is one customer here.
-        numbers = numbers[np.argsort(customers[numbers], kind="stable")]
+        customers, segments = self.population.customers, self.population.segments
+        if customers is not None:
+            # Pooled rows come from several parties: a customer of two of them is one customer here.
+            numbers = numbers[np.argsort(customers[numbers], kind="stable")]
         return Rows(
-            features=self.features[numbers], labels=self.population.labels[numbers], customers=customers[numbers]
+            features=self.features[numbers],
+            targets=self.population.targets[numbers],
+            segments=None if segments is None else segments[numbers],
+            customers=None if customers is None else customers[numbers],
         )
 
     def customers_in(self, rows: RowNumbers) -> int:

@@ -12,7 +12,7 @@ from unicodedata import category
 import numpy as np
 import torch
 
-from fedmarket.aggregation.calibration import newton_step
+from fedmarket.aggregation.calibration import level_step, newton_step
 from fedmarket.aggregation.optimizer import ServerOptimizer
 from fedmarket.aggregation.secagg.context import RUN_SIZE
 from fedmarket.aggregation.secagg.roster import Roster
@@ -23,9 +23,10 @@ from fedmarket.arrays import FloatArray, WordArray
 from fedmarket.errors import BadMessage, ConfigError, FederationStopped, RoundVoid
 from fedmarket.federation.messages import Acceptance, Invitation, Rejection, Request, Update, VoidRound
 from fedmarket.federation.terms import Terms
-from fedmarket.models.propensity import initial_vector, load_vector, logits, network_of
-from fedmarket.models.released import UNCALIBRATED, ModelState
-from fedmarket.privacy.histogram import ScoreCounts
+from fedmarket.models.network import initial_vector, load_vector, network_of, outputs_of
+from fedmarket.models.released import ModelState, typical_customer
+from fedmarket.privacy.histogram import SCORE_BINS, BinnedCounts, SegmentSums, Statistics
+from fedmarket.privacy.shape import CALIBRATION_LENGTH, LEVEL_REACH, SEGMENT_REACH
 
 LONGEST_NAME = 100
 """Characters of a party's name: it stands in one-line messages and in reports."""
@@ -41,7 +42,7 @@ class Coordinator:
     Attributes:
         roster: who takes part in secure aggregation, where the terms ask for it.
         max_void_rounds: how many void rounds in a row end the run.
-        score_counts: the private evaluation, once it has been made.
+        statistics: what the run tells beside its model, as far as it has been released.
 
     Raises:
         UsageError: if the terms ask for secure aggregation and the roster is missing or was made for other terms.
@@ -52,7 +53,7 @@ class Coordinator:
     roster: Roster | None = field(default=None, repr=False)
     rejections: list[Rejection] = field(default_factory=list)
     void_rounds: list[VoidRound] = field(default_factory=list)
-    score_counts: ScoreCounts | None = None
+    statistics: Statistics = field(default_factory=Statistics)
     _run: bytes = field(default_factory=lambda: os.urandom(RUN_SIZE))
     _declared: dict[str, int] = field(default_factory=dict)
     _round: int = 0
@@ -61,7 +62,7 @@ class Coordinator:
     _centre: FloatArray = field(init=False, repr=False)
     _scale: FloatArray = field(init=False, repr=False)
     _optimizer: ServerOptimizer = field(init=False, repr=False)
-    _calibration: FloatArray = field(default_factory=UNCALIBRATED.copy, repr=False)
+    _calibration: FloatArray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Start from the public initial parameters."""
@@ -71,7 +72,9 @@ class Coordinator:
             raise ConfigError("roster: aggregation.secagg is secure, which needs a roster")
         else:
             self.terms.need_fitting(self.roster)
-        start = initial_vector(self.terms.model, self.terms.width, seed=self.terms.initial_seed)
+        terms = self.terms
+        start = initial_vector(terms.model, terms.width, terms.objective, seed=terms.initial_seed)
+        self._calibration = terms.objective.uncalibrated
         self._centre = np.zeros(self.terms.width)
         self._scale = np.ones(self.terms.width)
         self._optimizer = ServerOptimizer.starting_at(start)
@@ -195,7 +198,7 @@ class Coordinator:
             raise FederationStopped(f"{joined} parties joined, at least {least} are needed{self._causes()}")
         phase = self.terms.phase_of(self._round)
         if phase == "calibrate" and self._round == self.terms.schedule.rounds + 1:
-            self._calibration = self._identity_around_typical_logit()
+            self._calibration = self._identity_around_typical_logits()
         if self.roster:
             model_hash = self.model.hash
             self._sum = SecureSum(
@@ -226,10 +229,40 @@ class Coordinator:
             drawn = mechanism.sample_rate * rows
             self._step(total / drawn, noise_std=noise_std / drawn)
         elif phase == "calibrate":
-            self._calibration = newton_step(self._calibration, total, noise_std=noise_std)
+            self._recalibrate(total, noise_std=noise_std)
+        elif phase == "level":
+            factor = level_step(total, reach=LEVEL_REACH, noise_std=noise_std)
+            self._calibration = np.append(self._calibration[:-1], factor * self._calibration[-1])
+        elif phase == "segment":
+            unit = SEGMENT_REACH * self._typical_value()
+            segments = SegmentSums.of(total.reshape(-1, 3), unit=unit, noise_std=noise_std)
+            self.statistics = replace(self.statistics, segments=segments)
         else:
-            typical = float(self._calibration[0])
-            self.score_counts = ScoreCounts(counts=total.reshape(2, -1), typical=typical, noise_std=noise_std)
+            self._count(total, noise_std=noise_std)
+
+    def _recalibrate(self, total: FloatArray, *, noise_std: float) -> None:
+        """Move each probability's three numbers by its own statistics."""
+        moved = self._calibration.copy()
+        for head in range(self.terms.objective.probabilities):
+            own = slice(3 * head, 3 * head + 3)
+            statistics = total[CALIBRATION_LENGTH * head : CALIBRATION_LENGTH * (head + 1)]
+            moved[own] = newton_step(moved[own], statistics, noise_std=noise_std)
+        self._calibration = moved
+
+    def _count(self, total: FloatArray, *, noise_std: float) -> None:
+        """Keep the private evaluation: counts of scores first, then of values."""
+        objective, scores, values = self.terms.objective, None, None
+        split = 2 * SCORE_BINS * objective.response
+        if objective.response:
+            counts, typical = total[:split].reshape(2, -1), float(self._calibration[0])
+            scores = BinnedCounts(counts=counts, typical=typical, noise_std=noise_std)
+        if objective.value:
+            counts, typical = total[split:].reshape(3, -1), self._typical_value()
+            values = BinnedCounts(counts=counts, typical=typical, noise_std=noise_std)
+        self.statistics = replace(self.statistics, scores=scores, values=values)
+
+    def _typical_value(self) -> float:
+        return typical_customer(self.terms.model, self.terms.objective, self.model).value_or_zero
 
     def _note_void(self, reason: str, suspects: tuple[str, ...]) -> None:
         hint = f" (may be caused by {', '.join(suspects)})" if suspects else ""
@@ -257,13 +290,15 @@ class Coordinator:
             average=self._round > schedule.average_after * schedule.rounds,
         )
 
-    def _identity_around_typical_logit(self) -> FloatArray:
-        """Return the calibration that changes nothing, pivoted on the logit of the average row."""
-        network = network_of(self.terms.model, self.terms.width)
+    def _identity_around_typical_logits(self) -> FloatArray:
+        """Return the calibration that changes nothing, pivoted on the logits of the average row."""
+        objective = self.terms.objective
+        network = network_of(self.terms.model, self.terms.width, objective)
         load_vector(network, self.model.parameters)
-        average_row = torch.zeros(1, self.terms.width)  # rows are centred before the network sees them
-        pivot = float(logits(network, average_row)[0])
-        return np.array([pivot, 1.0, pivot])
+        # Rows are centred before the network sees them.
+        pivots = outputs_of(network, torch.zeros(1, self.terms.width))[0, : objective.probabilities]
+        numbers = [(pivot, 1.0, pivot) for pivot in pivots.tolist()]
+        return np.array([*np.ravel(numbers), *self._calibration[3 * objective.probabilities :]])
 
 
 def _usable(name: str) -> bool:

@@ -11,25 +11,21 @@ A round is one step where sums are in the open, five under secure aggregation. I
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TypedDict
 
 import numpy as np
-import torch
 
 from fedmarket.aggregation.fixedpoint import words_to_bytes
 from fedmarket.aggregation.secagg.context import RUN_SIZE
-from fedmarket.arrays import AnyArray, FeatureArray, FloatArray, RowNumbers, WordArray
-from fedmarket.errors import BadMessage, ConfigError, DataError, PlanError, Refusal
+from fedmarket.arrays import AnyArray, WordArray
+from fedmarket.errors import BadMessage, ConfigError, PlanError, Refusal
 from fedmarket.federation.messages import Acceptance, Invitation, Request, Update
+from fedmarket.federation.release import Releases
+from fedmarket.federation.rows import Rows
 from fedmarket.federation.seat import Seat
 from fedmarket.federation.terms import Terms
-from fedmarket.models.propensity import network_of
-from fedmarket.models.released import ModelState, seen
+from fedmarket.models.released import ModelState
 from fedmarket.privacy.budget import Spending
-from fedmarket.privacy.mechanism import ROW_TOLERANCE, Mechanism
 from fedmarket.privacy.noise import Stream
-from fedmarket.training.gradients import Batch
-from fedmarket.training.sums import calibration_sum, feature_sum, score_counts, update_sum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,49 +48,6 @@ class PartyState:
 
 Keep = Callable[[PartyState], None]
 """Stores a state before anything that depends on it leaves the party."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
-    """Encoded rows, never shown.
-
-    Attributes:
-        features: (n, width).
-        labels: (n,), 0 or 1.
-        customers: (n,) whose row each is, where a customer may have several; rising, so that they stand together.
-    """
-
-    features: FeatureArray = field(repr=False)
-    labels: FeatureArray = field(repr=False)
-    customers: RowNumbers | None = field(default=None, repr=False)
-
-    @property
-    def shares(self) -> FloatArray | None:
-        """One over the number of rows of each row's customer, (n,); None where each customer has one."""
-        if self.customers is None:
-            return None
-        _, place, count = np.unique(self.customers, return_inverse=True, return_counts=True)
-        return np.asarray(1.0 / count[place])
-
-    def need_usable(self, *, party: str, width: int, norm_bound: float, most: int) -> None:
-        """Refuse rows that would break a sensitivity or the integer range.
-
-        Raises:
-            DataError: with the party's name and a count, never a value.
-        """
-        if self.features.shape[1:] != (width,) or self.labels.shape != self.features.shape[:1]:
-            raise DataError(f"party {party}: expected rows of width {width} with one label each")
-        if not np.all((self.labels == 0) | (self.labels == 1)):
-            raise DataError(f"party {party}: expected labels 0 and 1")
-        beyond = ~(np.linalg.norm(self.features, axis=1) <= norm_bound * (1 + ROW_TOLERANCE))
-        if count := int(np.count_nonzero(beyond)):
-            raise DataError(f"party {party}: {count} encoded rows are not finite or beyond the norm bound")
-        if len(self.labels) > most:  # the integer range holds the sum of so many rows and no more
-            raise DataError(f"party {party}: has more rows than federation.max_party_rows = {most}")
-        if self.customers is not None and (
-            self.customers.shape != self.labels.shape or np.any(np.diff(self.customers) < 0)
-        ):
-            raise DataError(f"party {party}: expected the rows of each customer to stand together")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -121,7 +74,7 @@ class Party:
     declared_rows: int
     seat: Seat | None = field(default=None, repr=False)
     test_seed: int = 0
-    _seen: tuple[bytes, Batch] | None = field(default=None, repr=False)
+    _releases: Releases = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse rows that would break the guarantee, and sizes that the terms do not allow."""
@@ -133,7 +86,14 @@ class Party:
             )
         norm_bound = self.terms.plan.mechanism("centre").clip_norm
         for rows in (self.rows, self.held_out):
-            rows.need_usable(party=self.name, width=self.terms.width, norm_bound=norm_bound, most=most)
+            rows.need_usable(
+                party=self.name,
+                width=self.terms.width,
+                objective=self.terms.objective,
+                segments=self.terms.segments,
+                norm_bound=norm_bound,
+                most=most,
+            )
         if self.seat is not None and self.seat.name != self.name:
             raise ConfigError(f"party {self.name}: the roster knows its key as {self.seat.name}")
         rate = self.terms.plan.mechanism("update").sample_rate
@@ -142,6 +102,9 @@ class Party:
                 f"party {self.name}: privacy.sample_rate {rate:g} of {self.declared_rows} declared rows "
                 "is less than one row a step"
             )
+        self._releases = Releases(
+            terms=self.terms, rows=self.rows, held_out=self.held_out, declared_rows=self.declared_rows
+        )
 
     def join(self, state: PartyState, invitation: Invitation, *, keep: Keep) -> Acceptance:
         """Answer an invitation; the run is kept, and every key of the party's rounds is bound to it.
@@ -225,7 +188,7 @@ class Party:
         spending = state.spending.charged(self.terms.plan, phase, self.terms.releases_in(phase))
         state = replace(state, spending=spending)
         keep(state)
-        released = self._release(request.round_number, model)
+        released = self._releases.of(phase, model, self._stream(request.round_number))
         return state, self.terms.grid_of(phase).encode(released)
 
     def _check_entry(self, state: PartyState, request: Request) -> None:
@@ -244,7 +207,7 @@ class Party:
         _check_vector("centre", model.centre, self.terms.width)
         _check_vector("scale", model.scale, self.terms.width)
         _check_vector("parameters", model.parameters, self.terms.parameters)
-        _check_vector("calibration", model.calibration, 3)
+        _check_vector("calibration", model.calibration, len(self.terms.objective.uncalibrated))
         if model.hash != announced:
             raise BadMessage("model: not the one that the round was opened with")
         return model
@@ -254,60 +217,10 @@ class Party:
             raise ConfigError(f"party {self.name}: the terms ask for secure aggregation, but it has no identity")
         return self.seat
 
-    def _release(self, round_number: int, model: ModelState) -> FloatArray:
-        phase = self.terms.phase_of(round_number)
-        noise: NoiseOf = {"mechanism": self.terms.plan.mechanism(phase), "stream": self._stream(round_number)}
-        if phase == "centre":
-            return feature_sum(self.rows.features, shares=self.rows.shares, **noise)
-        network = network_of(self.terms.model, self.terms.width)
-        if phase == "update":
-            return update_sum(
-                network,
-                model.parameters,
-                self._batch(model),
-                steps=self.terms.schedule.local_steps,
-                learning_rate=self.terms.schedule.local_learning_rate,
-                declared_rows=self.declared_rows,
-                **noise,
-            )
-        scored = (network, model.parameters, model.calibration)
-        if phase == "calibrate":
-            rows, features = self.rows, self._batch(model).features
-            return calibration_sum(*scored, features, rows.labels, shares=rows.shares, **noise)
-        held_out = self.held_out
-        return score_counts(*scored, seen(held_out.features, model), held_out.labels, shares=held_out.shares, **noise)
-
     def _stream(self, round_number: int) -> Stream:
         if self.terms.plan.generator == "seeded-for-tests":
             return Stream.seeded(self.test_seed, self.name, str(round_number))
         return Stream.secret()
-
-    def _batch(self, model: ModelState) -> Batch:
-        """Return the training rows as the network sees them; that is the same in all rounds but the first."""
-        key = model.centre.tobytes() + model.scale.tobytes()
-        if self._seen is None or self._seen[0] != key:
-            self._seen = (key, self._batch_at(model))
-        return self._seen[1]
-
-    def _batch_at(self, model: ModelState) -> Batch:
-        features, weights = seen(self.rows.features, model), None
-        if self.terms.schedule.scaled:
-            norms = (torch.linalg.vector_norm(features.double(), dim=1) ** 2 + 1.0).sqrt()
-            weights = (self.terms.scaling.row_norm / norms).float()
-        customers = self.rows.customers
-        return Batch(
-            features=features,
-            labels=torch.from_numpy(self.rows.labels),
-            weights=weights,
-            customers=None if customers is None else torch.from_numpy(customers),
-        )
-
-
-class NoiseOf(TypedDict):
-    """The keywords of every noisy sum."""
-
-    mechanism: Mechanism
-    stream: Stream
 
 
 def _check_vector(name: str, vector: AnyArray, length: int) -> None:

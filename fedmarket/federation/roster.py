@@ -7,26 +7,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from fedmarket.aggregation.secagg.roster import Member, Roster, parse_public_key, threshold_for
 from fedmarket.aggregation.secagg.suite import SUITE
+from fedmarket.documents import Name, Section, parse_document
 from fedmarket.errors import ConfigError
-from fedmarket.files import parse_document, read_toml
+from fedmarket.files import read_toml
 
 __all__ = ["Member", "Roster", "load_roster", "new_roster"]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class _MemberTable(_Table):
-    name: Annotated[str, Field(min_length=1)]
+class _MemberTable(Section):
+    name: Name
     public_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _RosterTable(_Table):
+class _RosterTable(Section):
     format: Literal["fedmarket-roster/1"]
     suite: str
     threshold: int

@@ -15,14 +15,18 @@ from fedmarket.aggregation.scaling import Scaling
 from fedmarket.aggregation.secagg.context import RoundContext
 from fedmarket.aggregation.secagg.roster import Roster
 from fedmarket.aggregation.steps import IN_THE_OPEN, SECURE, Step
-from fedmarket.config import LogisticModel, MlpModel, Schedule
+from fedmarket.config import Model, Schedule
 from fedmarket.errors import PlanError
 from fedmarket.files import sha256_of
+from fedmarket.models.objectives import Objective
 from fedmarket.privacy.mechanism import Phase
-from fedmarket.privacy.plan import CALIBRATION_LENGTH, EVALUATION_LENGTH, PrivacyPlan
+from fedmarket.privacy.plan import PrivacyPlan
 
 UNCLIPPED_NORM = 1000.0
 """Range given to a row's gradient where baselines do not clip it."""
+
+AFTERWARDS: tuple[Phase, ...] = ("calibrate", "level", "segment", "evaluate")
+"""The phases after training, in their order; each has as many rounds as the plan has releases."""
 
 FINEST_STEP = 2.0**-20
 """Least step of the grid in standard deviations of noise: too small to matter, too large to see its last bits."""
@@ -33,17 +37,21 @@ class Terms:
     """The terms of one run; see the module.
 
     Attributes:
+        objective: what the model's outputs mean and how they are learned.
         width: places in an encoded row.
         parameters: numbers that the network learns.
+        segments: how many segments customers are counted in; 0 for none.
         initial_seed: public seed of the starting parameters.
         secagg: whether updates are masked, or summed in the open.
         minimum_survivors: parties whose updates a sum needs; with fewer the round is void.
     """
 
     contract_hash: str
-    model: LogisticModel | MlpModel
+    model: Model
+    objective: Objective
     width: int
     parameters: int
+    segments: int
     initial_seed: int
     schedule: Schedule
     scaling: Scaling
@@ -60,10 +68,17 @@ class Terms:
         document = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), default=_plain)
         return sha256_of(document.encode())
 
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """What is released in each round: the centre, the updates, and then what is left of :data:`AFTERWARDS`."""
+        training: tuple[Phase, ...] = tuple("update" for _ in range(self.schedule.rounds))
+        later = tuple(phase for phase in AFTERWARDS for _ in range(self.plan.releases_of(phase)))
+        return ("centre", *training, *later)
+
     @property
     def rounds(self) -> int:
-        """Number of rounds in the run: one for the centre, the updates, the calibration, one for the evaluation."""
-        return self._calibrated + self.plan.mechanism("evaluate").releases
+        """Number of rounds in the run."""
+        return len(self.phases)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -72,15 +87,7 @@ class Terms:
 
     def phase_of(self, round_number: int) -> Phase:
         """Return what is released in round ``round_number``, counted from 0."""
-        if round_number == 0:
-            return "centre"
-        if round_number <= self.schedule.rounds:
-            return "update"
-        return "calibrate" if round_number < self._calibrated else "evaluate"
-
-    @property
-    def _calibrated(self) -> int:
-        return 1 + self.schedule.rounds + self.plan.mechanism("calibrate").releases
+        return self.phases[round_number]
 
     def releases_in(self, phase: Phase) -> int:
         """Return how often the phase's mechanism runs in one round."""
@@ -88,13 +95,7 @@ class Terms:
 
     def length_of(self, phase: Phase) -> int:
         """Return how many coordinates are released in a round of ``phase``."""
-        lengths: dict[Phase, int] = {
-            "centre": self.width,
-            "update": self.parameters,
-            "calibrate": CALIBRATION_LENGTH,
-            "evaluate": EVALUATION_LENGTH,
-        }
-        return lengths[phase]
+        return self.plan.mechanism(phase).length
 
     def grid_of(self, phase: Phase) -> FixedPoint:
         """Return the integer grid of ``phase``, sized by public bounds so that the sum cannot wrap.

@@ -4,7 +4,7 @@ Shapes, ranges and rounds are checked where the terms are known, in :mod:`fedmar
 arrays and scalars without pickle.
 """
 
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -14,8 +14,8 @@ from fedmarket.arrays import AnyArray
 from fedmarket.errors import BadMessage
 from fedmarket.federation.messages import Acceptance, Invitation, Request, Update
 from fedmarket.models.released import ModelState
-from fedmarket.privacy.histogram import ScoreCounts
-from fedmarket.privacy.mechanism import Phase
+from fedmarket.privacy.histogram import BinnedCounts, SegmentSums, Statistics
+from fedmarket.privacy.mechanism import PHASES
 
 Scalar = TypeVar("Scalar", str, int, bytes)
 Word = TypeVar("Word", bound=str)
@@ -23,8 +23,8 @@ Word = TypeVar("Word", bound=str)
 FIELDS = "fields"
 ARRAYS = "arrays"
 REFUSED = "refused"
-PHASES = get_args(Phase)
 STEPS = get_args(Step)
+BINNED = ("scores", "values")
 MODEL_ARRAYS = ("centre", "scale", "parameters", "calibration")
 
 
@@ -149,15 +149,32 @@ def model_from_record(records: RecordDict) -> ModelState:
     return ModelState(**{name: _array(records, name) for name in MODEL_ARRAYS})
 
 
-def score_counts_to_record(scores: ScoreCounts) -> ArrayRecord:
-    """Return the record that carries ``scores``."""
-    return ArrayRecord({"counts": Array(scores.counts), "scale": Array(np.array([scores.typical, scores.noise_std]))})
+def statistics_to_record(statistics: Statistics) -> ArrayRecord:
+    """Return the record that carries ``statistics``: what is there of it."""
+    arrays: dict[str, Array] = {}
+    for name in BINNED:
+        binned: BinnedCounts | None = getattr(statistics, name)
+        if binned is not None:
+            scale = np.array([binned.typical, binned.noise_std])
+            arrays |= {name: Array(binned.counts), f"{name}_scale": Array(scale)}
+    if statistics.segments is not None:
+        segments = statistics.segments
+        arrays |= {"segments": Array(segments.sums), "segments_scale": Array(segments.noise_stds)}
+    return ArrayRecord(arrays)
 
 
-def score_counts_from_record(records: RecordDict) -> ScoreCounts:
-    """Return the counts in ``records``, or raise BadMessage."""
-    typical, noise_std = _array(records, "scale").tolist()
-    return ScoreCounts(counts=_array(records, "counts"), typical=typical, noise_std=noise_std)
+def statistics_from_record(records: RecordDict) -> Statistics:
+    """Return the statistics in ``records``, or raise BadMessage."""
+    there = records.array_records.get(ARRAYS, ArrayRecord())
+    found: dict[str, Any] = {}
+    for name in BINNED:
+        if name in there:
+            typical, noise_std = _array(records, f"{name}_scale").tolist()
+            found[name] = BinnedCounts(counts=_array(records, name), typical=typical, noise_std=noise_std)
+    if "segments" in there:
+        sums, noise_stds = _array(records, "segments"), _array(records, "segments_scale")
+        found["segments"] = SegmentSums(sums=sums, noise_stds=noise_stds)
+    return Statistics(**found)
 
 
 def _scalar(records: RecordDict, name: str, kind: type[Scalar]) -> Scalar:

@@ -23,10 +23,10 @@ from fedmarket.federation.messages import Rejection, VoidRound
 from fedmarket.federation.party import PartyState
 from fedmarket.files import read_toml
 from fedmarket.flower.client import STATE, state_from_record
-from fedmarket.flower.codec import ARRAYS, FIELDS, model_from_record, score_counts_from_record
-from fedmarket.flower.server import MODEL, OUTCOME, SCORES
+from fedmarket.flower.codec import ARRAYS, FIELDS, model_from_record, statistics_from_record
+from fedmarket.flower.server import MODEL, OUTCOME, STATISTICS
 from fedmarket.models.released import ModelState
-from fedmarket.privacy.histogram import ScoreCounts
+from fedmarket.privacy.histogram import Statistics
 
 RunConfig = dict[str, bool | float | int | str]
 OnExchange = Callable[[str], None]
@@ -54,7 +54,7 @@ class Outcome:
     states: tuple[PartyState, ...]
     rejections: tuple[Rejection, ...]
     void_rounds: tuple[VoidRound, ...]
-    score_counts: ScoreCounts | None = field(repr=False)
+    statistics: Statistics = field(repr=False)
     messages: int
     largest_bytes_up: int
 
@@ -154,14 +154,14 @@ def run_in_process(
         run_id=RUN_ID, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config=dict(run_config)
     )
     apps.server(grid, context)
-    if MODEL not in context.state or OUTCOME not in context.state.config_records:
+    if not {MODEL, STATISTICS, OUTCOME} <= set(context.state):
         raise ConfigError("the ServerApp left no model and outcome; is it fedmarket's?")
     return Outcome(
         model=model_from_record(RecordDict({"arrays": context.state[MODEL]})),
         states=tuple(_state(node) for node in contexts.values()),
         rejections=tuple(Rejection(**fields) for fields in _listed(context, "rejections")),
         void_rounds=tuple(VoidRound(**fields) for fields in _listed(context, "void_rounds")),
-        score_counts=_scores(context),
+        statistics=statistics_from_record(RecordDict({ARRAYS: context.state[STATISTICS]})),
         messages=grid.messages,
         largest_bytes_up=max(grid.bytes_up.values()),
     )
@@ -208,12 +208,6 @@ def _content_size(records: RecordDict) -> int:
 def _state(context: Context) -> PartyState:
     record = context.state.config_records.get(STATE)
     return state_from_record(record) if record is not None else PartyState()
-
-
-def _scores(context: Context) -> ScoreCounts | None:
-    if SCORES not in context.state:
-        return None
-    return score_counts_from_record(RecordDict({ARRAYS: context.state[SCORES]}))
 
 
 def _listed(context: Context, name: str) -> list[dict[str, Any]]:

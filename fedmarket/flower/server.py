@@ -22,14 +22,14 @@ from fedmarket.flower.codec import (
     model_to_record,
     refusal_in_records,
     request_to_records,
-    score_counts_to_record,
+    statistics_to_record,
     update_from_records,
 )
 from fedmarket.models.released import save_model
 
 OUTCOME = "outcome"
 MODEL = "model"
-SCORES = "scores"
+STATISTICS = "statistics"
 
 NODE_WAIT_SECONDS = 60.0
 
@@ -60,8 +60,7 @@ def run_federation(grid: Grid, context: Context) -> None:
             "void_rounds": json.dumps([asdict(void) for void in coordinator.void_rounds]),
         }
     )
-    if coordinator.score_counts is not None:
-        context.state[SCORES] = score_counts_to_record(coordinator.score_counts)
+    context.state[STATISTICS] = statistics_to_record(coordinator.statistics)
     _save(coordinator, config, contract, output=str(run["output"]))
 
 

@@ -10,20 +10,21 @@ import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from scipy.special import expit
 
 from fedmarket.arrays import FeatureArray, FloatArray
-from fedmarket.config import LogisticModel, MlpModel
+from fedmarket.config import Model
 from fedmarket.contract.layout import Layout, layout_of
 from fedmarket.contract.schema import Contract
 from fedmarket.errors import ConfigError, TableError
 from fedmarket.files import appearing
-from fedmarket.models.propensity import load_vector, logits, network_of, parameter_count
+from fedmarket.models.network import load_vector, network_of, outputs_of, parameter_count
+from fedmarket.models.objectives import Objective, objective_of
+from fedmarket.models.prediction import Prediction, prediction_of
 
 FORMAT = "fedmarket-model/1"
 PRIVATE = "differentially private"
 NOT_PRIVATE = "NOT PRIVATE"
-_SPEC: TypeAdapter[LogisticModel | MlpModel] = TypeAdapter(LogisticModel | MlpModel)
+_SPEC: TypeAdapter[Model] = TypeAdapter(Model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class ModelState:
         centre: (width,) subtracted from an encoded row before the network sees it.
         scale: (width,) by which what is left is multiplied.
         parameters: (p,) the network's flat vector.
-        calibration: (3,) ``intercept, slope, pivot`` of :func:`recalibrated`.
+        calibration: (k,) see :mod:`fedmarket.models.prediction`.
     """
 
     centre: FloatArray
@@ -51,14 +52,6 @@ class ModelState:
         return digest.digest()
 
 
-UNCALIBRATED = np.array([0.0, 1.0, 0.0])
-"""The calibration before the first calibration round."""
-
-
-REACH = 8.0
-"""Recalibration follows the raw logit up to about this distance from the pivot, and flattens beyond."""
-
-
 def seen(features: FeatureArray, state: ModelState) -> torch.Tensor:
     """Return the rows as the network sees them, ``(features - centre) * scale``, (n, width) float32."""
     with np.errstate(over="ignore", invalid="ignore"):  # rows that overflow add nothing, and no warning tells of them
@@ -66,37 +59,24 @@ def seen(features: FeatureArray, state: ModelState) -> torch.Tensor:
     return torch.from_numpy(rows)
 
 
-def reach_of(raw: FloatArray, pivot: float) -> FloatArray:
-    """Return the raw logits' distance from the pivot, squashed into (-1, 1): ``tanh((raw - pivot) / REACH)``.
-
-    Bounded, so that its sums can be private, and rising, so that the order of customers stays.
-    """
-    return np.asarray(np.tanh((raw - pivot) / REACH), dtype=np.float64)
-
-
-def recalibrated(raw: FloatArray, calibration: FloatArray) -> FloatArray:
-    """Return the released logits of raw ones: ``intercept + slope * REACH * reach_of(raw, pivot)`` (after Platt 1999).
-
-    Near the pivot that is Platt's straight line; far from it extreme logits, which clipped training exaggerates, are
-    drawn in. Slopes are positive: who ranks above whom never changes.
-    """
-    intercept, slope, pivot = calibration
-    return np.asarray(intercept + slope * REACH * reach_of(raw, pivot), dtype=np.float64)
-
-
 def predict(
-    model: LogisticModel | MlpModel, state: ModelState, features: FeatureArray, *, calibrated: bool = True
-) -> FloatArray:
-    """Return the response probability of each encoded row, (n,); without ``calibrated``, the network's own."""
-    network = network_of(model, features.shape[1])
+    model: Model, objective: Objective, state: ModelState, features: FeatureArray, *, calibrated: bool = True
+) -> Prediction:
+    """Return what the model says of each encoded row of (n, width); without ``calibrated``, the network's own word."""
+    network = network_of(model, features.shape[1], objective)
     load_vector(network, state.parameters)
-    raw = logits(network, seen(features, state))
-    return np.asarray(expit(recalibrated(raw, state.calibration) if calibrated else raw), dtype=np.float64)
+    outputs = outputs_of(network, seen(features, state))
+    return prediction_of(objective, outputs, state.calibration if calibrated else None)
 
 
-def save_model(
-    path: Path, state: ModelState, *, model: LogisticModel | MlpModel, contract: Contract, private: bool
-) -> None:
+def typical_customer(model: Model, objective: Objective, state: ModelState) -> Prediction:
+    """Return what the model says of the average row, (1,): rows are centred before the network sees them."""
+    network = network_of(model, len(state.centre), objective)
+    load_vector(network, state.parameters)
+    return prediction_of(objective, outputs_of(network, torch.zeros(1, len(state.centre))), state.calibration)
+
+
+def save_model(path: Path, state: ModelState, *, model: Model, contract: Contract, private: bool) -> None:
     """Write the model as safetensors, appearing by rename, bound to the contract by its hash.
 
     ``private`` says whether every release behind it was protected by secret noise; the file says so too.
@@ -121,7 +101,8 @@ def save_model(
 class ReleasedModel:
     """A model from disk: what it is, its numbers, the layout of its rows, and whether it was trained with privacy."""
 
-    model: LogisticModel | MlpModel
+    model: Model
+    objective: Objective
     state: ModelState
     layout: Layout
     private: bool
@@ -150,16 +131,18 @@ def load_model(path: Path, contract: Contract) -> ReleasedModel:
         raise ConfigError(
             f"{path}: trained under contract {metadata.get('contract', '')[:12]}, not {contract.hash[:12]}"
         )
-    layout = layout_of(contract, binning=model.binning)
-    if not _fits(state, model, layout.width):
+    layout, objective = layout_of(contract, binning=model.binning), objective_of(model, contract)
+    if not _fits(state, model, objective, layout.width):
         raise TableError(f"{path}: the model's numbers do not fit the contract")
-    return ReleasedModel(model=model, state=state, layout=layout, private=metadata.get("privacy") == PRIVATE)
+    private = metadata.get("privacy") == PRIVATE
+    return ReleasedModel(model=model, objective=objective, state=state, layout=layout, private=private)
 
 
-def _fits(state: ModelState, model: LogisticModel | MlpModel, width: int) -> bool:
+def _fits(state: ModelState, model: Model, objective: Objective, width: int) -> bool:
     """Return whether all numbers are finite float64, as many as rows of ``width`` need."""
-    parameters = parameter_count(network_of(model, width))
-    shapes = {"centre": (width,), "scale": (width,), "parameters": (parameters,), "calibration": (3,)}
+    parameters = parameter_count(network_of(model, width, objective))
+    calibration = objective.uncalibrated.shape
+    shapes = {"centre": (width,), "scale": (width,), "parameters": (parameters,), "calibration": calibration}
     vectors = {name: getattr(state, name) for name in shapes}
     return all(
         vector.dtype == np.float64 and vector.shape == shapes[name] and bool(np.isfinite(vector).all())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fedmarket.errors import Refusal
 from fedmarket.privacy.accountant import Spent
-from fedmarket.privacy.mechanism import Phase
+from fedmarket.privacy.mechanism import PHASES, Phase
 from fedmarket.privacy.plan import PrivacyPlan
 
 
@@ -18,16 +18,13 @@ class Spending:
     centre: int = 0
     update: int = 0
     calibrate: int = 0
+    level: int = 0
+    segment: int = 0
     evaluate: int = 0
 
     def releases(self) -> dict[Phase, int]:
         """Return the counts by phase."""
-        return {
-            "centre": self.centre,
-            "update": self.update,
-            "calibrate": self.calibrate,
-            "evaluate": self.evaluate,
-        }
+        return {phase: getattr(self, phase) for phase in PHASES}
 
     def charged(self, plan: PrivacyPlan, phase: Phase, count: int) -> "Spending":
         """Return the spending after ``count`` more uses of the mechanism of ``phase``.

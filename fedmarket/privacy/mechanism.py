@@ -7,7 +7,7 @@ party's own, continuous and enough alone, or a share on the integer grid of a su
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from fedmarket.privacy.accountant import Event
 from fedmarket.privacy.distributed import SummedNoise, rounded_sensitivity
 from fedmarket.privacy.noise import Stream
 
-Phase = Literal["centre", "update", "calibrate", "evaluate"]
+Phase = Literal["centre", "update", "calibrate", "level", "segment", "evaluate"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
 NOISE_REACH = 16.0
 """Standard deviations of noise that the integer range holds; more has probability below 1e-56."""
@@ -48,13 +49,11 @@ class Grid:
 
     Attributes:
         resolution: one step.
-        length: coordinates of a release.
         shares: how many parties' noise together is sized to be enough.
         slack: by which share of itself a row may move a sum more than the clip, because float64 is not exact.
     """
 
     resolution: float
-    length: int
     shares: int
     slack: float
 
@@ -69,6 +68,7 @@ class Mechanism:
             shared, that of ``grid.shares`` parties together.
         sample_rate: probability with which each row takes part, on its own coin; 1 is the full batch.
         releases: how often the mechanism may run in the whole run.
+        length: coordinates of a release.
         grid: where parties share the noise; None where each one's is enough alone.
     """
 
@@ -77,6 +77,7 @@ class Mechanism:
     noise_multiplier: float
     sample_rate: float
     releases: int
+    length: int
     grid: Grid | None = None
 
     @property
@@ -85,7 +86,7 @@ class Mechanism:
         if self.grid is None:
             return self.clip_norm
         clip_norm = self.clip_norm * (1.0 + self.grid.slack)
-        steps = rounded_sensitivity(clip_norm, resolution=self.grid.resolution, length=self.grid.length)
+        steps = rounded_sensitivity(clip_norm, resolution=self.grid.resolution, length=self.length)
         return steps * self.grid.resolution
 
     @property
@@ -107,7 +108,7 @@ class Mechanism:
     @property
     def distance(self) -> float:
         """Total variation between one release and a function of the Gaussian mechanism that is accounted."""
-        return self._summed().distance * self.grid.length if self.grid and self.noise_multiplier else 0.0
+        return self._summed().distance * self.length if self.grid and self.noise_multiplier else 0.0
 
     def noisy(self, exact: FloatArray, stream: Stream) -> FloatArray:
         """Return ``exact`` (d,) with one party's noise; on a grid rounded to it, in whole steps that float64 holds."""

@@ -1,8 +1,9 @@
 """The privacy plan: one frozen object from which clip, noise, sampling *and* privacy events are taken.
 
 A run is a fixed sequence of noisy sums over a party's rows, each a :class:`fedmarket.privacy.mechanism.Mechanism`:
-the feature means (``centre``), the training steps (``update``), the recalibration (``calibrate``) and the scores of
-held-out rows (``evaluate``).
+the feature means (``centre``), the training steps (``update``), the recalibration of probabilities (``calibrate``) and
+of the value's level (``level``), the sums of each segment (``segment``), and the scores of held-out rows
+(``evaluate``). Those that a run does not have are not in its plan.
 """
 
 from collections.abc import Callable
@@ -17,21 +18,13 @@ from fedmarket.config import PrivacySection, Schedule
 from fedmarket.contract.schema import PrivacyTerms
 from fedmarket.errors import PlanError
 from fedmarket.privacy.accountant import Spent, exact_epsilon, gaussian_mu, one_accountant, spent, under
-from fedmarket.privacy.histogram import SCORE_BINS
 from fedmarket.privacy.mechanism import NOISE_REACH, ROW_TOLERANCE, Grid, Mechanism, Phase, finest_step
+from fedmarket.privacy.shape import Shape
 
 Generator = Literal["operating-system", "seeded-for-tests"]
 
-CALIBRATION_SENSITIVITY = float(np.sqrt(2.0))
-CALIBRATION_LENGTH = 5
-"""See :func:`fedmarket.training.sums.calibration_sum`."""
-
 HELD_OUT: tuple[Phase, ...] = ("evaluate",)
 """Phases that look at held-out rows, and at no others."""
-
-EVALUATION_SENSITIVITY = 1.0
-EVALUATION_LENGTH = 2 * SCORE_BINS
-"""See :func:`fedmarket.training.sums.score_counts`."""
 
 FINEST_STEP = 2.0**-24
 """Least step of a grid of shared noise, in clip norms: rounding then costs next to nothing."""
@@ -49,26 +42,12 @@ class Sharing:
         parties: most parties in a sum.
         party_rows: most rows of a party.
         modulus_bits: width of a word.
-        width: coordinates of the feature sum.
-        parameters: coordinates of an update.
     """
 
     shares: int
     parties: int
     party_rows: int
     modulus_bits: Literal[32, 64]
-    width: int
-    parameters: int
-
-    def length_of(self, phase: Phase) -> int:
-        """Return how many coordinates are released in ``phase``."""
-        lengths: dict[Phase, int] = {
-            "centre": self.width,
-            "update": self.parameters,
-            "calibrate": CALIBRATION_LENGTH,
-            "evaluate": EVALUATION_LENGTH,
-        }
-        return lengths[phase]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +67,19 @@ class PrivacyPlan:
         return noisy and self.generator == "operating-system"
 
     def mechanism(self, phase: Phase) -> Mechanism:
-        """Return the mechanism of ``phase``."""
-        return next(mechanism for mechanism in self.mechanisms if mechanism.phase == phase)
+        """Return the mechanism of ``phase``.
+
+        Raises:
+            PlanError: if the run has no such phase.
+        """
+        for mechanism in self.mechanisms:
+            if mechanism.phase == phase:
+                return mechanism
+        raise PlanError(f"this run releases nothing in the phase {phase}")
+
+    def releases_of(self, phase: Phase) -> int:
+        """Return how often ``phase`` may run; 0 where the run has no such phase."""
+        return sum(mechanism.releases for mechanism in self.mechanisms if mechanism.phase == phase)
 
     @property
     def shares(self) -> int | None:
@@ -124,7 +114,7 @@ class PrivacyPlan:
             return self.spent().epsilon
         return max(
             one_accountant(
-                tuple(mechanism.event(shares=shares) for mechanism in group if mechanism.releases),
+                tuple(mechanism.event(shares=shares) for mechanism in group),
                 delta=self.delta,
                 adjacency=self.adjacency,
             )
@@ -148,33 +138,32 @@ def plan_for(
     terms: PrivacyTerms,
     schedule: Schedule,
     *,
-    feature_norm: float,
+    shape: Shape,
     sharing: Sharing | None = None,
 ) -> PrivacyPlan:
     """Return the plan whose whole run spends at most ``privacy.epsilon`` at the contract's delta.
 
-    The shares for centre and calibration are shares of mu squared, which adds up under composition of
-    Gaussian mechanisms (Dong et al. 2022, corollary 3.3); what remains goes to the updates, whose noise is found by
-    root finding on the reported epsilon, that is the larger of two accountants.
+    The shares of ``privacy.shares`` are shares of mu squared, which adds up under composition of Gaussian mechanisms
+    (Dong et al. 2022, corollary 3.3); what remains goes to the updates, whose noise is found by root finding on the
+    reported epsilon, that is the larger of two accountants.
 
-    ``feature_norm`` is the public bound on the norm of an encoded row, which is the sensitivity of the feature sum.
-    ``sharing`` is needed where ``privacy.noise`` is ``distributed``.
+    ``shape`` says what is released. ``sharing`` is needed where ``privacy.noise`` is ``distributed``.
 
     Raises:
         PlanError: if the relation or the schedule is not supported for this noise or sampling, or no noise reaches the
             target.
     """
-    outline = _outline(privacy, terms, schedule, feature_norm=feature_norm)
+    outline = _outline(privacy, terms, schedule, shape)
     if privacy.noise == "distributed":
         outline = _on_grids(outline, privacy, schedule, sharing)
     return with_update_noise(outline, _update_noise(outline, privacy.epsilon))
 
 
 def unprotected_plan(
-    privacy: PrivacySection, terms: PrivacyTerms, schedule: Schedule, *, feature_norm: float, clip_norm: float
+    privacy: PrivacySection, terms: PrivacyTerms, schedule: Schedule, *, shape: Shape, clip_norm: float
 ) -> PrivacyPlan:
     """Return the same releases without noise or sampling, for baselines; ``clip_norm`` may be ``inf``."""
-    outline = _outline(privacy, terms, schedule, feature_norm=feature_norm)
+    outline = _outline(privacy, terms, schedule, shape)
     bare = (
         replace(
             mechanism,
@@ -187,34 +176,42 @@ def unprotected_plan(
     return replace(outline, mechanisms=tuple(bare))
 
 
-def _outline(privacy: PrivacySection, terms: PrivacyTerms, schedule: Schedule, *, feature_norm: float) -> PrivacyPlan:
+def _outline(privacy: PrivacySection, terms: PrivacyTerms, schedule: Schedule, shape: Shape) -> PrivacyPlan:
     """Return the plan with all but the noise of its updates, which is 1 for now."""
     _refuse_unsupported(privacy, terms)
-    mu = gaussian_mu(privacy.epsilon, terms.delta)
-    sensitivity_factor = 2.0 if terms.adjacency == "replace-one" else 1.0
-    centre = _mechanism("centre", feature_norm, sensitivity_factor / (np.sqrt(privacy.centre_share) * mu), 1)
-    calibrate = _mechanism(
-        "calibrate",
-        CALIBRATION_SENSITIVITY,
-        sensitivity_factor * np.sqrt(privacy.calibration_rounds / privacy.calibration_share) / mu,
-        privacy.calibration_rounds,
-    )
-    evaluate = _mechanism(
-        "evaluate", EVALUATION_SENSITIVITY, 1.0001 * sensitivity_factor / mu, int(privacy.private_evaluation)
-    )
-    update = Mechanism(
-        phase="update",
-        clip_norm=privacy.clip_norm,
-        noise_multiplier=1.0,
-        sample_rate=privacy.sample_rate,
-        releases=schedule.rounds * schedule.local_steps,
-    )
+    mu = gaussian_mu(privacy.epsilon, terms.delta) / (2.0 if terms.adjacency == "replace-one" else 1.0)
+    releases: dict[Phase, int] = {
+        "centre": 1,
+        "update": schedule.rounds * schedule.local_steps,
+        "calibrate": privacy.calibration_rounds,
+        "level": 1,
+        "segment": 1,
+        "evaluate": int(privacy.private_evaluation),
+    }
+
+    def outlined(phase: Phase) -> Mechanism:
+        if phase == "update":
+            noise_multiplier, clip_norm, sample_rate = 1.0, privacy.clip_norm, privacy.sample_rate
+        else:
+            # Held-out rows have the whole budget; a little less, for root finding must not decide who pays most.
+            share = privacy.shares[phase] if phase not in HELD_OUT else 1.0001**-2
+            noise_multiplier = _rounded_up(float(np.sqrt(releases[phase] / share) / mu))
+            clip_norm, sample_rate = shape.sensitivity_of(phase), 1.0
+        return Mechanism(
+            phase=phase,
+            clip_norm=clip_norm,
+            noise_multiplier=noise_multiplier,
+            sample_rate=sample_rate,
+            releases=releases[phase],
+            length=shape.length_of(phase),
+        )
+
     return PrivacyPlan(
         unit=terms.unit,
         adjacency=terms.adjacency,
         delta=terms.delta,
         generator=privacy.generator,
-        mechanisms=(centre, update, calibrate, evaluate),
+        mechanisms=tuple(outlined(phase) for phase in releases if releases[phase] and shape.has(phase)),
     )
 
 
@@ -227,17 +224,12 @@ def _on_grids(plan: PrivacyPlan, privacy: PrivacySection, schedule: Schedule, sh
             f"local_steps of a private schedule: expected 1 with distributed noise, got {schedule.local_steps} "
             "(a share of noise does not protect a party's own steps)"
         )
-    share_of = {
-        "centre": privacy.centre_share,
-        "calibrate": privacy.calibration_share,
-        "evaluate": 1.0,
-        "update": 1.0 - privacy.centre_share - privacy.calibration_share,
-    }
+    share_of = {**privacy.shares, "evaluate": 1.0, "update": 1.0 - sum(privacy.shares.values())}
     mu = gaussian_mu(privacy.epsilon, plan.delta)
     on_grids = []
     for mechanism in plan.mechanisms:
         # A guess at the noise, generous: it decides how fine the grid can be and nothing else.
-        noise = 4.0 * mechanism.clip_norm * np.sqrt(max(mechanism.releases, 1) / share_of[mechanism.phase]) / mu
+        noise = 4.0 * mechanism.clip_norm * np.sqrt(mechanism.releases / share_of[mechanism.phase]) / mu
         rows = mechanism.clip_norm * sharing.party_rows
         bound = rows + NOISE_REACH * float(noise)
         resolution = finest_step(
@@ -249,13 +241,7 @@ def _on_grids(plan: PrivacyPlan, privacy: PrivacySection, schedule: Schedule, sh
         # Worst case of adding n numbers up to C in any order: n^2 C units in the last place (Higham 2002, section 4.2).
         # Twice, for the sum with the row and without; the factor covers what goes into each number.
         slack = ROW_TOLERANCE + 4.0 * float(sharing.party_rows) ** 2 * 2.0**-53
-        grid = Grid(
-            resolution=resolution,
-            length=sharing.length_of(mechanism.phase),
-            shares=sharing.shares,
-            slack=slack,
-        )
-        on_grids.append(replace(mechanism, grid=grid))
+        on_grids.append(replace(mechanism, grid=Grid(resolution=resolution, shares=sharing.shares, slack=slack)))
     return replace(plan, mechanisms=tuple(on_grids))
 
 
@@ -274,16 +260,6 @@ def _refuse_unsupported(privacy: PrivacySection, terms: PrivacyTerms) -> None:
             "privacy.sample_rate: expected 1 under the contract's adjacency replace-one, "
             f"got {privacy.sample_rate:g} (no accountant here bounds Poisson sampling under replacement)"
         )
-
-
-def _mechanism(phase: Phase, clip_norm: float, noise_multiplier: float, releases: int) -> Mechanism:
-    return Mechanism(
-        phase=phase,
-        clip_norm=clip_norm,
-        noise_multiplier=_rounded_up(float(noise_multiplier)),
-        sample_rate=1.0,
-        releases=releases,
-    )
 
 
 @lru_cache(maxsize=64)

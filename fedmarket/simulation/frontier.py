@@ -19,17 +19,18 @@ from scipy import stats
 from fedmarket import __version__
 from fedmarket.config import ExperimentConfig, load_config
 from fedmarket.contract.schema import load_contract
-from fedmarket.errors import UsageError
+from fedmarket.errors import ConfigError, UsageError
 from fedmarket.evaluation.metrics import auc
 from fedmarket.evaluation.ranking import rank
 from fedmarket.experiment.arms import arm_named, terms_of
-from fedmarket.experiment.market import MarketKey, forget_markets, open_market
+from fedmarket.experiment.market import Market, MarketKey, forget_markets, open_market
 from fedmarket.files import need_writable, sha256_of, write_text
 from fedmarket.flower.inprocess import load_apps
-from fedmarket.models.released import predict
+from fedmarket.models.prediction import Prediction
 from fedmarket.report.frontier import render_frontier
+from fedmarket.simulation.predictions import arm_prediction, boosted_prediction
 from fedmarket.simulation.run import threads_for_each
-from fedmarket.simulation.seed import boosted_scores, rehearsed, run_arm
+from fedmarket.simulation.seed import rehearsed, run_arm
 
 FORMAT = "fedmarket-frontier/1"
 EPSILONS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -157,8 +158,7 @@ def _run(item: _Item) -> dict[str, float]:
         market = open_market(plain)
         scores = {name: run_arm(plain, arm_named(name), apps) for name in ("pooled", "federated")}
         found = {name: _auc_of(plain, outcome.model) for name, outcome in scores.items()}
-        labels = market.population.labels[market.test_rows]
-        return {**found, "boosted": auc(rank(labels, boosted_scores(market)))}
+        return {**found, "boosted": _ranked(market, boosted_prediction(market))}
     found = {}
     for mode, (arm, noise) in MODES.items():
         key = _key(item, _changed(item, noise))
@@ -170,8 +170,13 @@ def _run(item: _Item) -> dict[str, float]:
 
 def _auc_of(key: MarketKey, model: Any) -> float:
     market = open_market(key)
-    probabilities = predict(market.config.model, model, market.features[market.test_rows])
-    return auc(rank(market.population.labels[market.test_rows], probabilities))
+    return _ranked(market, arm_prediction(market, model))
+
+
+def _ranked(market: Market, prediction: Prediction) -> float:
+    if prediction.response is None:
+        raise ConfigError(f"frontier: contract {market.contract.name} has no label; use simulate at each epsilon")
+    return auc(rank(market.population.labels[market.test_rows], prediction.response))
 
 
 def _changed(item: _Item, noise: str) -> tuple[str, ...]:

@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 
 from fedmarket import __version__
-from fedmarket.arrays import FloatArray
 from fedmarket.config import ExperimentConfig
 from fedmarket.contract.schema import Contract
-from fedmarket.errors import DataError
-from fedmarket.evaluation import curves
-from fedmarket.evaluation.comparison import bootstrap_aucs, mean_interval, relative_loss
-from fedmarket.evaluation.metrics import propensity_metrics
-from fedmarket.evaluation.private import private_metrics
-from fedmarket.experiment.arms import ARMS, DECOMPOSITION, arm_named, layout_for, terms_of
+from fedmarket.experiment.arms import arm_named, layout_for, terms_of
 from fedmarket.privacy.plan import PrivacyPlan
-from fedmarket.simulation.seed import BOOSTED, JOINT, SeedResult
+from fedmarket.simulation.campaign import (
+    lines_of,
+    private_response,
+    private_value,
+    response_curves,
+    segment_table,
+    targeting,
+    value_curves,
+)
+from fedmarket.simulation.measures import Measure, measures_of, there
+from fedmarket.simulation.seed import JOINT, SeedResult
 from fedmarket.simulation.statements import (
     AGGREGATION_ASSUMPTIONS,
     AGGREGATION_NOT_PROTECTED,
@@ -30,36 +34,33 @@ from fedmarket.simulation.statements import (
     NOT_PROTECTED,
     OBSERVERS,
 )
+from fedmarket.simulation.table import Table
 
-FORMAT = "fedmarket-results/1"
-METRIC = "auc"
-CURVE_ARMS = ("pooled_best", "pooled", JOINT)
 _BOOTSTRAP = 2
 """Keeps the bootstrap's random stream apart from other streams of the same seed."""
 
-Metrics = dict[str, float]
+FORMAT = "fedmarket-results/1"
 
 
 def results_of(
     config: ExperimentConfig, contract: Contract, seeds: list[SeedResult], *, source: str, seconds: float
 ) -> dict[str, Any]:
     """Return the results document; its keys are described in ``docs/reference/results.md``."""
-    table = _Table(config, seeds)
+    rng = np.random.default_rng([0, _BOOTSTRAP])
+    measures = measures_of(config, contract)
+    tables = [Table(measure, seeds, rng=rng) for measure in measures]
     plan = terms_of(arm_named(JOINT), config, contract, seed=0).plan
+    response, value = (tables[0] if contract.label else None), (tables[-1] if contract.value else None)
     return {
         "format": FORMAT,
         "task": contract.task,
-        "metric": METRIC,
         "name": config.name,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "data": _data(seeds, source=source, features=layout_for(config, contract).width),
-        "arms": {arm: table.arm(arm) for arm in ("pooled_best", *(arm.name for arm in ARMS))},
-        "loss": {reference: table.loss(reference) for reference in ("pooled", "pooled_best")},
-        "decomposition": table.decomposition(),
-        "calibration": {"before": table.metrics_of([s.raw for s in seeds]), "after": table.arms[JOINT].metrics},
-        "private_evaluation": table.private_evaluation(),
-        "curves": table.curves(),
-        "parties": _parties(seeds, plan),
+        "data": _data(seeds, measures[0], source=source, features=layout_for(config, contract).width),
+        **tables[0].document(),
+        **_of_response(response, seeds, config, rng=rng),
+        "value": None if value is None else _of_value(value, seeds, config, contract, rng=rng),
+        "parties": _parties(seeds, measures[0], plan),
         "privacy": {name: _spent(seeds, plan, name) for name in seeds[0].names},
         "plan": _plan(config, plan),
         "federation": _federation(seeds, config, contract),
@@ -76,170 +77,57 @@ def results_of(
     }
 
 
-class _Arm:
-    """One arm over all seeds: AUCs, their bootstrap replicates, and metrics averaged over seeds."""
-
-    def __init__(self, aucs: list[float], replicates: list[FloatArray], metrics: Metrics, description: str) -> None:
-        self.aucs = np.array(aucs)
-        self.replicates = np.stack(replicates)
-        self.metrics = metrics
-        self.description = description
-
-
-class _Table:
-    """All arms over all seeds."""
-
-    def __init__(self, config: ExperimentConfig, seeds: list[SeedResult]) -> None:
-        self._evaluation = config.evaluation
-        self._seeds = seeds
-        self._rng = np.random.default_rng([0, _BOOTSTRAP])
-        replicates = [self._replicates(seed) for seed in seeds]
-        self.arms: dict[str, _Arm] = {}
-        for arm in ARMS:
-            single = arm.holders != "alone"
-            metrics = [self._metrics(seed, arm.name) if single else self._alone(seed, arm.name) for seed in seeds]
-            self.arms[arm.name] = self._arm(metrics, [r[arm.name] for r in replicates], arm.description)
-        boosted = self._arm(
-            [self._metrics(seed, BOOSTED) for seed in seeds],
-            [r[BOOSTED] for r in replicates],
-            "gradient boosting on all rows in one place, no privacy",
-        )
-        # The best class is chosen on the test rows, which favours the baseline: the loss against it is not flattered.
-        pooled = self.arms["pooled"]
-        self._best_is_boosted = bool(boosted.aucs.mean() >= pooled.aucs.mean())
-        self.arms["pooled_best"] = boosted if self._best_is_boosted else pooled
-
-    def arm(self, name: str) -> dict[str, Any]:
-        arm = self.arms[name]
-        low, high = mean_interval(arm.aucs, arm.replicates, rng=self._rng)
-        return {
-            "description": arm.description,
-            "per_seed": arm.aucs.tolist(),
-            "mean": float(arm.aucs.mean()),
-            "interval": [max(low, 0.0), min(high, 1.0)],
-            "loss": float((1 - arm.aucs / self.arms["pooled"].aucs).mean()),
-            "joint_loss": float((1 - self.arms[JOINT].aucs / arm.aucs).mean()),
-            "metrics": arm.metrics,
-        }
-
-    def loss(self, reference: str) -> dict[str, Any]:
-        base, arm = self.arms[reference], self.arms[JOINT]
-        loss = relative_loss(
-            base.aucs,
-            arm.aucs,
-            reference_replicates=base.replicates,
-            arm_replicates=arm.replicates,
-            rng=self._rng,
-        )
-        return {"mean": loss.mean, "upper_95": loss.upper_95, "per_seed": list(loss.per_seed)}
-
-    def decomposition(self) -> list[dict[str, Any]]:
-        base = self.arms["pooled"].aucs
-        return [
-            {
-                "step": step,
-                "from": start,
-                "to": end,
-                "loss": float(((self.arms[start].aucs - self.arms[end].aucs) / base).mean()),
-                "words": words,
-            }
-            for step, start, end, words in DECOMPOSITION
-        ]
-
-    def curves(self) -> dict[str, Any]:
-        """Return curves of the first seed: a mean over seeds would show no campaign that anyone could run."""
-        seed = self._seeds[0]
-        prices = {"contact_cost": self._evaluation.contact_cost, "response_margin": self._evaluation.response_margin}
-        best = BOOSTED if self._best_is_boosted else "pooled"
-        scores = {arm: seed.scores[best if arm == "pooled_best" else arm] for arm in CURVE_ARMS}
-        return {
-            "roc": {arm: curves.roc(seed.labels, score) for arm, score in scores.items()},
-            "gains": {arm: curves.gains(seed.labels, score) for arm, score in scores.items()},
-            "calibration": {
-                "before": curves.calibration(seed.labels, seed.raw),
-                "after": curves.calibration(seed.labels, seed.scores[JOINT]),
-            },
-            "profit": {arm: curves.profit(seed.labels, score, **prices) for arm, score in scores.items()},
-        }
-
-    def private_evaluation(self) -> dict[str, Any] | None:
-        """Return the first seed's test metrics as a deployment would know them, and the same without noise."""
-        seed = self._seeds[0]
-        if seed.score_counts is None:
-            return None
-        try:
-            noisy = private_metrics(seed.score_counts, rng=self._rng)
-        except DataError:  # too few held-out customers for this noise: there is nothing to report
-            return None
-        exact = self._metrics(seed, JOINT) | {"response_rate": float(seed.labels.mean())}
-        return {name: {**found, "exact": exact[name]} for name, found in noisy.items()}
-
-    def metrics_of(self, scores: list[FloatArray]) -> Metrics:
-        return _mean([self._metric(seed, score) for seed, score in zip(self._seeds, scores, strict=True)])
-
-    def _arm(self, metrics: list[Metrics], replicates: list[FloatArray], description: str) -> _Arm:
-        return _Arm([found[METRIC] for found in metrics], replicates, _mean(metrics), description)
-
-    def _metric(self, seed: SeedResult, scores: FloatArray) -> Metrics:
-        return propensity_metrics(
-            seed.labels,
-            scores,
-            contact_cost=self._evaluation.contact_cost,
-            response_margin=self._evaluation.response_margin,
-        )
-
-    def _metrics(self, seed: SeedResult, arm: str) -> Metrics:
-        return self._metric(seed, seed.scores[arm])
-
-    def _alone(self, seed: SeedResult, arm: str) -> Metrics:
-        return _mean([self._metric(seed, scores) for scores in seed.alone[arm]], weights=_shares(seed))
-
-    def _replicates(self, seed: SeedResult) -> dict[str, FloatArray]:
-        """Return bootstrap AUCs of every arm on the same resampled rows; of a local arm, its parties' mean."""
-        single = dict(seed.scores)
-        for arm, scores in seed.alone.items():
-            single |= {f"{arm}/{place}": score for place, score in enumerate(scores)}
-        found = bootstrap_aucs(
-            seed.labels,
-            single,
-            replicates=self._evaluation.bootstrap_replicates,
-            rng=np.random.default_rng([seed.seed, _BOOTSTRAP]),
-        )
-        for arm in seed.alone:
-            parts = [found[f"{arm}/{place}"] for place in range(len(seed.names))]
-            found[arm] = np.average(parts, axis=0, weights=_shares(seed))
-        return found
-
-
-def _shares(seed: SeedResult) -> FloatArray:
-    """Return each party's share of the test rows: what the mean over local models is weighted by."""
-    return np.bincount(seed.owners, minlength=len(seed.names)) / len(seed.owners)
-
-
-def _mean(found: list[Metrics], *, weights: FloatArray | None = None) -> Metrics:
-    return {name: float(np.average([one[name] for one in found], weights=weights)) for name in found[0]}
-
-
-def _data(seeds: list[SeedResult], *, source: str, features: int) -> dict[str, Any]:
-    first = seeds[0]
-    positives = sum(first.train_positives) + float(first.labels.sum())
-    rows = sum(first.train_rows) + len(first.labels)
+def _of_response(
+    table: Table | None, seeds: list[SeedResult], config: ExperimentConfig, *, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Return what is said of a response alone; null where there is none."""
+    if table is None:
+        return {"calibration": None, "private_evaluation": None, "curves": None}
     return {
-        "source": source,
-        "train_rows": sum(first.train_rows),
-        "test_rows": len(first.labels),
-        "response_rate": positives / rows,
-        "features": features,
-        "bayes_optimal": _bayes_optimal(seeds),
+        "calibration": {"before": table.metrics_of([seed.raw for seed in seeds]), "after": table.metrics(JOINT)},
+        "private_evaluation": private_response(seeds[0], table.first(JOINT), rng=rng),
+        "curves": response_curves(seeds[0], best=table.best, evaluation=config.evaluation),
     }
 
 
-def _bayes_optimal(seeds: list[SeedResult]) -> dict[str, Any] | None:
-    aucs = [_auc(seed.labels, seed.truth) for seed in seeds if seed.truth is not None]
-    return {"per_seed": aucs, "mean": float(np.mean([a for a in aucs if a is not None]))} if aucs else None
+def _of_value(
+    table: Table, seeds: list[SeedResult], config: ExperimentConfig, contract: Contract, *, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Return what is said of a value alone: its own ranking where a response has the headline, deciles, segments."""
+    return {
+        "currency": contract.value.currency if contract.value else "",
+        "ranking": table.document() if contract.label else None,
+        "calibration": {"before": table.metrics_of([seed.raw for seed in seeds]), "after": table.metrics(JOINT)},
+        "private_evaluation": private_value(seeds[0], table.first(JOINT), rng=rng),
+        "curves": value_curves(seeds[0], best=table.best),
+        "segments": segment_table(seeds[0], contract),
+        "targeting": targeting(seeds[0], evaluation=config.evaluation),
+        "lines": lines_of(seeds[0]),
+    }
 
 
-def _parties(seeds: list[SeedResult], plan: PrivacyPlan) -> list[dict[str, Any]]:
+def _data(seeds: list[SeedResult], measure: Measure, *, source: str, features: int) -> dict[str, Any]:
+    first = seeds[0]
+    positive = there(first.labels if first.labels is not None else first.spent)
+    test_rows = len(first.owners)
+    positives = sum(first.train_positives) + float(np.count_nonzero(positive))
+    return {
+        "source": source,
+        "train_rows": sum(first.train_rows),
+        "test_rows": test_rows,
+        "response_rate": positives / (sum(first.train_rows) + test_rows),
+        "features": features,
+        "bayes_optimal": _best_possible(seeds, measure),
+    }
+
+
+def _best_possible(seeds: list[SeedResult], measure: Measure) -> dict[str, Any] | None:
+    found = [measure.best_possible(seed) for seed in seeds]
+    known = [one for one in found if one is not None]
+    return {"per_seed": found, "mean": float(np.mean(known))} if known else None
+
+
+def _parties(seeds: list[SeedResult], measure: Measure, plan: PrivacyPlan) -> list[dict[str, Any]]:
     first = seeds[0]
     return [
         {
@@ -247,30 +135,26 @@ def _parties(seeds: list[SeedResult], plan: PrivacyPlan) -> list[dict[str, Any]]
             "rows": first.train_rows[place],
             "declared_rows": first.declared[place],
             "response_rate": first.train_positives[place] / first.train_rows[place],
-            **_own_customers(seeds, place),
+            **_own_customers(seeds, measure, place),
             "epsilon": _spent(seeds, plan, name)["epsilon"],
         }
         for place, name in enumerate(first.names)
     ]
 
 
-def _own_customers(seeds: list[SeedResult], place: int) -> dict[str, float | None]:
-    """Return the party's mean AUCs on its own test customers; null where a seed's rows hold one class."""
-    found: dict[str, list[float | None]] = {"auc_alone": [], "auc_alone_dp": [], "auc_joint_dp": []}
+def _own_customers(seeds: list[SeedResult], measure: Measure, place: int) -> dict[str, float | None]:
+    """Return the party's mean metrics on its own test customers; null where a seed's rows do not define them."""
+    found: dict[str, list[float | None]] = {"alone": [], "alone_dp": [], "joint_dp": []}
     for seed in seeds:
-        own = seed.owners == place
-        found["auc_alone"].append(_auc(seed.labels[own], seed.alone["local_only"][place][own]))
-        found["auc_alone_dp"].append(_auc(seed.labels[own], seed.alone["local_only_dp"][place][own]))
-        found["auc_joint_dp"].append(_auc(seed.labels[own], seed.scores[JOINT][own]))
-    means = {name: None if None in aucs else float(np.mean(np.array(aucs, float))) for name, aucs in found.items()}
-    joint, alone = means["auc_joint_dp"], means["auc_alone"]
+        own = np.flatnonzero(seed.owners == place)
+        found["alone"].append(measure.on_own(seed, seed.alone["local_only"][place], own))
+        found["alone_dp"].append(measure.on_own(seed, seed.alone["local_only_dp"][place], own))
+        found["joint_dp"].append(measure.on_own(seed, seed.predictions[JOINT], own))
+    means = {
+        name: None if None in values else float(np.mean(np.array(values, float))) for name, values in found.items()
+    }
+    joint, alone = means["joint_dp"], means["alone"]
     return {**means, "gain": None if joint is None or alone is None else joint - alone}
-
-
-def _auc(labels: Any, scores: Any) -> float | None:
-    if len(np.unique(labels)) < 2:
-        return None
-    return float(propensity_metrics(labels, scores, contact_cost=1.0, response_margin=1.0)[METRIC])
 
 
 def _spent(seeds: list[SeedResult], plan: PrivacyPlan, name: str) -> dict[str, Any]:

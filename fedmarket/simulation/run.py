@@ -19,6 +19,7 @@ from fedmarket.experiment.market import MarketKey, forget_markets, open_market
 from fedmarket.files import need_writable, write_text
 from fedmarket.models.released import save_model
 from fedmarket.report.page import render
+from fedmarket.simulation.measures import measures_of
 from fedmarket.simulation.results import results_of
 from fedmarket.simulation.seed import JOINT, OnProgress, SeedResult, run_seed
 
@@ -48,6 +49,7 @@ def simulate(
     config = load_config(config_path, changes=changes)
     contract = load_contract(Path(config.data.contract))
     terms = terms_of(arm_named(JOINT), config, contract, seed=config.seeds[0])
+    measures_of(config, contract)
     keys = [MarketKey(config=config_path, changes=changes, seed=seed) for seed in config.seeds]
     for key in reversed(keys):  # so that the first seed's market is still open when its turn comes
         market = open_market(key)

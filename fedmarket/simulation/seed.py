@@ -10,22 +10,29 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from fedmarket.arrays import FeatureArray, FloatArray, RowNumbers
-from fedmarket.contract.layout import layout_of
-from fedmarket.data.encode import encode
+from fedmarket.data.transactions import Counts
 from fedmarket.experiment.arms import ARMS, Arm, terms_of
 from fedmarket.experiment.market import Market, MarketKey, declared_rows, open_market
 from fedmarket.federation.messages import Rejection, VoidRound
 from fedmarket.federation.party import PartyState
 from fedmarket.federation.seat import rehearsal_roster
 from fedmarket.flower.inprocess import Apps, OnExchange, Outcome, RunConfig, load_apps, run_in_process
-from fedmarket.models.released import ModelState, predict
-from fedmarket.privacy.histogram import ScoreCounts
-from fedmarket.training.baselines import boosted_probabilities
+from fedmarket.models.prediction import Prediction
+from fedmarket.models.released import ModelState
+from fedmarket.privacy.histogram import SegmentSums, Statistics
+from fedmarket.simulation.predictions import (
+    BOOSTED,
+    arm_prediction,
+    boosted_prediction,
+    past_spend_of,
+    simple_predictions,
+)
 
 JOINT = "federated_dp"
 """The arm that is released."""
 
-BOOSTED = "gradient boosting"
+EXACT = "federated"
+"""The arm whose sums of segments have no noise."""
 
 OnProgress = Callable[[int, str, float], None]
 """Told the seed, what is being done, and which share of the seed's work is behind."""
@@ -36,31 +43,40 @@ class SeedResult:
     """What one seed found. Rows are the common test rows, parties' one after the other.
 
     Attributes:
-        labels: (m,) what happened.
+        labels: (m,) whether each responded, where the contract has a label.
+        spent: (m,) what each really spent, where the contract has a value.
+        past_spend: (m,) what each had spent before, where that is known.
         owners: (m,) each test row's party, as a place in ``names``.
-        scores: (m,) probabilities of each pooled and federated arm, and of the boosted trees.
-        raw: (m,) probabilities of the released model before its recalibration.
-        alone: for each local arm, (parties, m) probabilities by each party's own model.
-        truth: (m,) true probabilities, where they are known.
+        predictions: of each pooled and federated arm, and of the other learners.
+        raw: of the released model before its recalibration.
+        alone: for each local arm, those by each party's own model, in the order of ``names``.
+        truth: (m,) true response probabilities, where they are known.
+        expected_value: (m,) true expectations of what each will spend, where they are known.
+        exact_segments: the sums of the segments of training rows without noise.
         states: what each party of the released model spent.
     """
 
     seed: int
     names: tuple[str, ...]
-    labels: FeatureArray = field(repr=False)
+    labels: FeatureArray | None = field(repr=False)
+    spent: FloatArray | None = field(repr=False)
+    past_spend: FloatArray | None = field(repr=False)
     owners: RowNumbers = field(repr=False)
-    scores: dict[str, FloatArray] = field(repr=False)
-    raw: FloatArray = field(repr=False)
-    alone: dict[str, FloatArray] = field(repr=False)
+    predictions: dict[str, Prediction] = field(repr=False)
+    raw: Prediction = field(repr=False)
+    alone: dict[str, tuple[Prediction, ...]] = field(repr=False)
     truth: FloatArray | None = field(repr=False)
+    expected_value: FloatArray | None = field(repr=False)
     train_rows: tuple[int, ...]
     train_positives: tuple[int, ...]
     declared: tuple[int, ...]
+    counts: Counts | None
     states: dict[str, PartyState]
     model: ModelState = field(repr=False)
     rejections: tuple[Rejection, ...]
     void_rounds: tuple[VoidRound, ...]
-    score_counts: ScoreCounts | None = field(repr=False)
+    statistics: Statistics = field(repr=False)
+    exact_segments: SegmentSums | None = field(repr=False)
     messages: int
     bytes_up: int
     seconds: dict[str, float]
@@ -74,21 +90,21 @@ def run_seed(key: MarketKey, on_progress: OnProgress = lambda _seed, _doing, _sh
     """
     on_progress(key.seed, "reading", 0.0)
     market = open_market(key)
-    scores: dict[str, FloatArray] = {}
-    alone: dict[str, FloatArray] = {}
+    predictions: dict[str, Prediction] = {}
+    alone: dict[str, tuple[Prediction, ...]] = {}
     with rehearsed(market) as roster:
         apps = load_apps(key.config.resolve().parent)
         runs = _Runs(key=key, market=market, apps=apps, roster=roster, on_progress=on_progress)
+        outcomes: dict[str, Outcome] = {}
         for arm in ARMS:
             if arm.holders == "alone":
-                alone[arm.name] = np.stack([runs.scores(runs.run(arm, alone=name)) for name in market.names])
+                own = [runs.run(arm, alone=name) for name in market.names]
+                alone[arm.name] = tuple(arm_prediction(market, outcome.model) for outcome in own)
                 continue
-            outcome = runs.run(arm)
-            scores[arm.name] = runs.scores(outcome)
-            if arm.name == JOINT:
-                released = outcome
-    scores[BOOSTED] = runs.boosted()
-    return _result(market, runs, scores=scores, alone=alone, released=released)
+            outcomes[arm.name] = runs.run(arm)
+            predictions[arm.name] = arm_prediction(market, outcomes[arm.name].model)
+    predictions |= {BOOSTED: runs.boosted()} | simple_predictions(market)
+    return _result(market, runs, predictions=predictions, alone=alone, outcomes=outcomes)
 
 
 def run_arm(
@@ -113,15 +129,6 @@ def run_arm(
         "output": "",
     }
     return run_in_process(apps, run_config, nodes=len(holders), on_exchange=on_exchange)
-
-
-def boosted_scores(market: Market) -> FloatArray:
-    """Return the test rows' probabilities by gradient boosting on all training rows in one place."""
-    layout = layout_of(market.contract, binning=False)
-    features = encode(market.population.table, market.contract, layout).features
-    train = np.concatenate([market.deal.train[name] for name in market.names])
-    labels = market.population.labels[train]
-    return boosted_probabilities(features[train], labels, features[market.test_rows], seed=market.seed)
 
 
 @contextmanager
@@ -163,13 +170,9 @@ class _Runs:
         with self._timed(arm.name):
             return run_arm(self.key, arm, self.apps, alone=alone, roster=self.roster, on_exchange=exchanged)
 
-    def scores(self, outcome: Outcome, *, calibrated: bool = True) -> FloatArray:
-        test = self.market.features[self.market.test_rows]
-        return predict(self.market.config.model, outcome.model, test, calibrated=calibrated)
-
-    def boosted(self) -> FloatArray:
+    def boosted(self) -> Prediction:
         with self._timed(BOOSTED):
-            return boosted_scores(self.market)
+            return boosted_prediction(self.market)
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
@@ -179,29 +182,43 @@ class _Runs:
 
 
 def _result(
-    market: Market, runs: _Runs, *, scores: dict[str, FloatArray], alone: dict[str, FloatArray], released: Outcome
+    market: Market,
+    runs: _Runs,
+    *,
+    predictions: dict[str, Prediction],
+    alone: dict[str, tuple[Prediction, ...]],
+    outcomes: dict[str, Outcome],
 ) -> SeedResult:
-    names, rows, labels = market.names, market.test_rows, market.population.labels
-    truth = market.population.truth
+    names, rows, population, released = market.names, market.test_rows, market.population, outcomes[JOINT]
     train = [market.deal.train[name] for name in names]
+    positive = population.targets[:, 0] > 0
     return SeedResult(
         seed=market.seed,
         names=names,
-        labels=labels[rows],
+        labels=population.labels[rows] if market.contract.label else None,
+        spent=_at(population.spent, rows),
+        past_spend=_at(past_spend_of(market), rows),
         owners=np.repeat(np.arange(len(names)), [len(market.deal.test[name]) for name in names]),
-        scores=scores,
-        raw=runs.scores(released, calibrated=False),
+        predictions=predictions,
+        raw=arm_prediction(market, released.model, calibrated=False),
         alone=alone,
-        truth=None if truth is None else truth[rows],
+        truth=_at(population.truth, rows),
+        expected_value=_at(population.expected_value, rows),
         train_rows=tuple(len(members) for members in train),
-        train_positives=tuple(int(labels[members].sum()) for members in train),
+        train_positives=tuple(int(positive[members].sum()) for members in train),
         declared=tuple(declared_rows(market.customers_in(members)) for members in train),
+        counts=population.counts,
         states=dict(zip(names, released.states, strict=True)),
         model=released.model,
         rejections=released.rejections,
         void_rounds=released.void_rounds,
-        score_counts=released.score_counts,
+        statistics=released.statistics,
+        exact_segments=outcomes[EXACT].statistics.segments,
         messages=released.messages,
         bytes_up=released.largest_bytes_up,
         seconds=runs.seconds,
     )
+
+
+def _at(values: FloatArray | None, rows: RowNumbers) -> FloatArray | None:
+    return None if values is None else values[rows]

@@ -4,7 +4,9 @@ MECHANISM_WORDS = {
     "centre": "noisy sum of the encoded rows, to centre features",
     "update": "noisy sum of clipped gradients",
     "calibrate": "noisy sums for the recalibration of probabilities",
-    "evaluate": "noisy counts of held-out customers by score and outcome",
+    "level": "noisy sums of what was spent and what was expected, for the level of all values",
+    "segment": "noisy sums of customers, responses and predicted value in each segment",
+    "evaluate": "noisy counts of held-out customers by score or predicted value, and outcome",
 }
 
 HYPERPARAMETERS = (

@@ -1,7 +1,7 @@
-"""Pooled baselines that are no federation: the best learner of another class, without privacy."""
+"""Pooled baselines that are no federation: learners of another class, without privacy, and what needs no learner."""
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from fedmarket.arrays import FeatureArray, FloatArray
 
@@ -31,3 +31,21 @@ def boosted_probabilities(
     """
     learner = HistGradientBoostingClassifier(**BOOSTING, random_state=seed).fit(features, labels)
     return np.asarray(learner.predict_proba(test_features)[:, 1], dtype=np.float64)
+
+
+def boosted_values(
+    features: FeatureArray, values: FeatureArray, test_features: FeatureArray, *, seed: int
+) -> FloatArray:
+    """Return the expected value of each test row, (m,), by boosting under the Poisson deviance, which bears many zeros.
+
+    Arguments are those of :func:`boosted_probabilities`, with values (n,) not negative and not all 0.
+    """
+    scale = float(values.mean(dtype=np.float64)) or 1.0  # the learner's stopping rule is not free of units
+    learner = HistGradientBoostingRegressor(**BOOSTING, loss="poisson", random_state=seed)
+    learner.fit(features, values / scale)
+    return np.asarray(scale * learner.predict(test_features), dtype=np.float64)
+
+
+def scaled_past_spend(past: FloatArray, values: FeatureArray, test_past: FloatArray) -> FloatArray:
+    """Return past spend times a constant, (m,): the constant by which training customers' spend went on, in sum."""
+    return np.asarray(test_past * (values.sum(dtype=np.float64) / max(float(past.sum()), 1e-300)))

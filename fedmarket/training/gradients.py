@@ -1,10 +1,10 @@
 """The sum of clipped per-example gradients, by a closed form where there is one and by Opacus elsewhere.
 
-Of a linear model the gradient of a row is its residual times the row, so norms and the clipped sum need no per-example
-gradients at all. For every other network they are Opacus'. Clipping and adding are ours in both cases: Opacus adds in
-float32, where rounding moves a sum over thousands of rows by percents of the clip when one row is taken out
-(Casacuberta et al. 2022), and one row that overflows makes the whole sum non-finite, so that refusing to send it would
-tell that the row is there.
+Of a linear body the gradient of a row is its residuals, one for each output, times the row, so norms and the clipped
+sum need no per-example gradients at all. For every other network they are Opacus'. Clipping and adding are ours in both
+cases: Opacus adds in float32, where rounding moves a sum over thousands of rows by percents of the clip when one row is
+taken out (Casacuberta et al. 2022), and one row that overflows makes the whole sum non-finite, so that refusing to send
+it would tell that the row is there.
 """
 
 import math
@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from opacus import GradSampleModule
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fedmarket.arrays import FloatArray
 from fedmarket.errors import ProtocolError
-from fedmarket.models.propensity import PropensityNetwork, parameter_count
+from fedmarket.models.network import Network, parameter_count
+from fedmarket.models.objectives import RESPONSE, Objective
 
 CHUNK = 4096
 """Rows that are worked on at once: the memory for their gradients stays bounded."""
@@ -34,31 +34,34 @@ class Batch:
 
     Attributes:
         features: (n, width) float32.
-        labels: (n,) float32, 0 or 1.
+        targets: (n, targets) float32, see :class:`fedmarket.models.objectives.Objective`.
         weights: (n,) float32 by which each row's loss is multiplied; None for 1.
         customers: (n,) whose row each is, where a customer may have several; they stand together.
+        objective: what is learned of the targets.
     """
 
     features: torch.Tensor
-    labels: torch.Tensor
+    targets: torch.Tensor
     weights: torch.Tensor | None = None
     customers: torch.Tensor | None = None
+    objective: Objective = RESPONSE
 
     def taken(self, rows: torch.Tensor | slice) -> "Batch":
         """Return the rows that a mask or a slice selects."""
         return Batch(
             features=self.features[rows],
-            labels=self.labels[rows],
+            targets=self.targets[rows],
             weights=None if self.weights is None else self.weights[rows],
             customers=None if self.customers is None else self.customers[rows],
+            objective=self.objective,
         )
 
     @cached_property
     def chunks(self) -> tuple["Batch", ...]:
         """The rows in chunks of about ``CHUNK``; no customer is cut in two."""
         chunks, start = [], 0
-        while start < len(self.labels):
-            stop = min(start + CHUNK, len(self.labels))
+        while start < len(self.targets):
+            stop = min(start + CHUNK, len(self.targets))
             if self.customers is not None:
                 stop = int(torch.searchsorted(self.customers, self.customers[stop - 1], right=True))
             chunks.append(self.taken(slice(start, stop)))
@@ -84,10 +87,10 @@ def one_thread() -> Iterator[None]:
 
 
 def clipped_gradient_sum(network: nn.Module, batch: Batch, *, clip_norm: float) -> FloatArray:
-    """Return the sum over customers of the log-loss gradient of their rows, each scaled to norm at most ``clip_norm``.
+    """Return the sum over customers of the loss gradient of their rows, each scaled to norm at most ``clip_norm``.
 
     Args:
-        network: maps features to logits (n,), examples independent of each other.
+        network: maps features to (n, outputs), examples independent of each other.
         batch: the rows; there may be none.
         clip_norm: bound on each customer's gradient norm; ``inf`` sums the gradients as they are.
 
@@ -116,45 +119,51 @@ def clipped_gradient_sum(network: nn.Module, batch: Batch, *, clip_norm: float) 
 
 def _chunk_sum(network: nn.Module, batch: Batch, clip_norm: float) -> FloatArray:
     """Return the clipped sum by the fastest way that is right for ``network`` and ``batch``."""
-    linear = isinstance(network, PropensityNetwork) and len(network.body) == 1
-    if linear and batch.customers is None:
-        return _linear_sum(network, batch, clip_norm)
-    if math.isinf(clip_norm):
+    if isinstance(network, Network) and network.linear:
+        if batch.customers is None:
+            return _linear_sum(network, batch, clip_norm)
+        per_row = _linear_rows(network, batch)
+    elif math.isinf(clip_norm):
         return _plain_sum(network, batch)
-    per_row = _linear_rows(network, batch) if linear else _opacus_rows(network, batch)
+    else:
+        per_row = _opacus_rows(network, batch)
     return _clipped_sum(per_row if batch.customers is None else _by_customer(per_row, batch.customers), clip_norm)
 
 
-def _linear_sum(network: nn.Module, batch: Batch, clip_norm: float) -> FloatArray:
-    """Return the clipped sum of ``residual * (row, 1)``; in float64 no product of finite float32 overflows."""
+def _linear_sum(network: Network, batch: Batch, clip_norm: float) -> FloatArray:
+    """Return the clipped sum of ``residuals x (row, 1)``; in float64 no product of finite float32 overflows."""
     rows, residuals = _residuals(network, batch)
-    norms = residuals.abs() * batch.exact[1]
+    # The norm of an outer product is the product of the norms.
+    norms = torch.linalg.vector_norm(residuals, dim=1) * batch.exact[1]
     finite = norms.isfinite()
     if not bool(finite.all()):
         rows, residuals, norms = rows[finite], residuals[finite], norms[finite]
-    scaled = residuals * (clip_norm / norms).clamp(max=1.0)
-    return _flat([scaled @ rows, scaled.sum()])
+    scaled = residuals * (clip_norm / norms).clamp(max=1.0)[:, None]
+    return _flat([scaled.T @ rows, scaled.sum(dim=0)])
 
 
-def _linear_rows(network: nn.Module, batch: Batch) -> torch.Tensor:
+def _linear_rows(network: Network, batch: Batch) -> torch.Tensor:
     rows, residuals = _residuals(network, batch)
-    return residuals[:, None] * torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], dim=1)
+    return torch.cat([(residuals[:, :, None] * rows[:, None, :]).flatten(start_dim=1), residuals], dim=1)
 
 
-def _residuals(network: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the rows (n, width) and weight times prediction less label (n,), float64."""
-    weight, bias = (parameter.detach().double().reshape(-1) for parameter in network.parameters())
+def _residuals(network: Network, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rows (n, width) and the weighted derivative by the body's outputs (n, outputs), float64."""
+    weight, bias = (parameter.detach().double() for parameter in network.parameters())
     rows, _ = batch.exact
-    residuals = torch.sigmoid(rows @ weight + bias) - batch.labels.double()
-    return rows, residuals if batch.weights is None else residuals * batch.weights.double()
+    scales = network.scales.double()
+    residuals = batch.objective.residuals((rows @ weight.T + bias) * scales, batch.targets.double()) * scales
+    return rows, residuals if batch.weights is None else residuals * batch.weights.double()[:, None]
 
 
 def _losses(network: nn.Module, batch: Batch) -> torch.Tensor:
     """Return per-example losses: additive over rows, or per-example clipping would silently fail."""
-    raw = network(batch.features)
-    if raw.shape != batch.labels.shape:
-        raise ValueError(f"expected logits of shape {tuple(batch.labels.shape)}, got {tuple(raw.shape)}")
-    losses = binary_cross_entropy_with_logits(raw, batch.labels, reduction="none")
+    outputs, expected = network(batch.features), (len(batch.targets), len(batch.objective.scales))
+    if outputs.shape != expected:
+        raise ValueError(f"expected outputs of shape {expected}, got {tuple(outputs.shape)}")
+    losses = batch.objective.losses(outputs, batch.targets)
+    if losses.shape != expected[:1]:
+        raise ValueError(f"expected one loss for each of {expected[0]} rows, got shape {tuple(losses.shape)}")
     return losses if batch.weights is None else losses * batch.weights
 
 

@@ -1,20 +1,23 @@
-"""The noisy sums a party can release: feature sum, training update, calibration statistics, counts of scores.
+"""The noisy sums that a party can release: features, gradients, statistics for recalibration, segments, test counts.
 
-Each is a sum over rows of vectors with bounded norm, with the noise of its mechanism on every coordinate. Noise is
-added here, before anything is rounded to the words' grid, masked or sent.
+Each is a sum over customers of vectors with bounded norm, with the noise of its mechanism on every coordinate. Noise is
+added here, before anything is rounded to the words' grid, masked or sent. The bounds that are argued here are those of
+:class:`fedmarket.privacy.shape.Shape`.
 """
 
 import numpy as np
 import torch
 from scipy.special import expit
 
-from fedmarket.arrays import FeatureArray, FloatArray
-from fedmarket.models.propensity import PropensityNetwork, load_vector, logits
-from fedmarket.models.released import reach_of, recalibrated
-from fedmarket.privacy.histogram import SCORE_BINS, score_bins
+from fedmarket.arrays import FeatureArray, FloatArray, RowNumbers
+from fedmarket.models.network import Network, load_vector
+from fedmarket.models.objectives import Objective
+from fedmarket.models.prediction import Prediction, log_odds_of, reach_of
+from fedmarket.privacy.histogram import SCORE_BINS, VALUE_BINS, score_bins, value_bins, value_caps
 from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.noise import Stream
-from fedmarket.training.gradients import Batch, clipped_gradient_sum, one_thread
+from fedmarket.privacy.shape import LEVEL_REACH, SEGMENT_REACH
+from fedmarket.training.gradients import Batch, clipped_gradient_sum
 
 
 def feature_sum(
@@ -31,7 +34,7 @@ def feature_sum(
 
 
 def update_sum(
-    network: PropensityNetwork,
+    network: Network,
     parameters: FloatArray,
     batch: Batch,
     *,
@@ -64,65 +67,142 @@ def _sample(batch: Batch, mechanism: Mechanism, stream: Stream) -> Batch:
     if mechanism.sample_rate == 1:
         return batch
     if batch.customers is None:
-        return batch.taken(torch.from_numpy(stream.coins(len(batch.labels), mechanism.sample_rate)))
+        return batch.taken(torch.from_numpy(stream.coins(len(batch.targets), mechanism.sample_rate)))
     _, place = torch.unique_consecutive(batch.customers, return_inverse=True)
     coins = stream.coins(int(place[-1]) + 1 if len(place) else 0, mechanism.sample_rate)
     return batch.taken(torch.from_numpy(coins)[place])
 
 
 def calibration_sum(
-    network: PropensityNetwork,
-    parameters: FloatArray,
+    objective: Objective,
+    outputs: FloatArray,
     calibration: FloatArray,
-    features: torch.Tensor,
-    labels: FeatureArray,
+    targets: FeatureArray,
     *,
     shares: FloatArray | None = None,
     mechanism: Mechanism,
     stream: Stream,
 ) -> FloatArray:
-    """Return noisy statistics for one Newton step of a two-parameter recalibration (Platt 1999), (5,).
+    """Return noisy statistics for a Newton step of each probability's recalibration (Platt 1999), (5 probabilities,).
 
     With p the recalibrated probability, r = y - p, h = p (1 - p) and t the raw logit's reach from the pivot, between
-    -1 and 1 (:func:`fedmarket.models.released.reach_of`), the row's vector is (r, r t, h, h t, h t^2).
+    -1 and 1 (:func:`fedmarket.models.prediction.reach_of`), the row's vector is (r, r t, h, h t, h t^2).
 
-    Of a customer with several rows their mean counts (``shares`` is that of :func:`feature_sum`).
+    Args:
+        objective: what the outputs mean.
+        outputs: (n, outputs) of the network.
+        calibration: the current one.
+        targets: (n, targets).
+        shares: of a customer with several rows the mean counts; see :func:`feature_sum`.
+        mechanism: of the phase ``calibrate``.
+        stream: where noise comes from.
 
     Guarantees:
-        Its norm is at most sqrt(2): r^2 (1 + t^2) + h^2 (1 + t^2 + t^4) <= 2 r^2 + 3 h^2, and with q = 1 - |r| that
-        is 2 (1 - q)^2 + 3 q^2 (1 - q)^2 <= 2 for q in [0, 1], since (1 - q)^2 (2 + 3 q^2) falls from 2 at q = 0.
+        Its norm is at most sqrt(2) for each probability: r^2 (1 + t^2) + h^2 (1 + t^2 + t^4) <= 2 r^2 + 3 h^2, and with
+        q = 1 - |r| that is 2 (1 - q)^2 + 3 q^2 (1 - q)^2 <= 2 for q in [0, 1], since (1 - q)^2 (2 + 3 q^2) falls
+        from 2 at q = 0.
     """
-    load_vector(network, parameters)
-    with one_thread():
-        raw = np.nan_to_num(logits(network, features))  # a row that overflows must not make the sum unsendable
-    rate = expit(recalibrated(raw, calibration))
-    reach = reach_of(raw, float(calibration[2]))
-    residual, weight = labels.astype(np.float64) - rate, rate * (1.0 - rate)
-    rows = np.stack([residual, residual * reach, weight, weight * reach, weight * reach**2])
-    return mechanism.noisy(rows.sum(axis=1) if shares is None else rows @ shares, stream)
+    labels, rates = objective.labels(targets), expit(log_odds_of(objective, outputs, calibration))
+    statistics = []
+    for head in range(objective.probabilities):
+        rate, reach = rates[:, head], reach_of(outputs[:, head], float(calibration[3 * head + 2]))
+        residual, weight = labels[:, head] - rate, rate * (1.0 - rate)
+        statistics += [residual, residual * reach, weight, weight * reach, weight * reach**2]
+    return mechanism.noisy(_summed(np.stack(statistics, axis=1), shares), stream)
 
 
-def score_counts(
-    network: PropensityNetwork,
-    parameters: FloatArray,
-    calibration: FloatArray,
-    features: torch.Tensor,
-    labels: FeatureArray,
+def level_sum(
+    prediction: Prediction,
+    spent: FloatArray,
     *,
     shares: FloatArray | None = None,
     mechanism: Mechanism,
     stream: Stream,
 ) -> FloatArray:
-    """Return noisy counts of held-out rows by outcome and bin of their released score, (2 * SCORE_BINS,).
+    """Return noisy sums of what was spent and of what was expected, in units of the expected spend of a buyer, (2,).
+
+    With p a row's probability of a purchase and c its expected spend if it buys, the row's vector is
+    (min(spend / c, LEVEL_REACH) / LEVEL_REACH, p / 2): were the level right, the first over the second would have
+    the mean 2 / LEVEL_REACH. Relative spends have light tails, so that little is lost to the bound.
 
     Guarantees:
-        One row is one count in one cell, and the rows of a customer with several share one count: the sensitivity is
-        1, whatever the parameters are.
+        Its norm is at most sqrt(1 + 1/4): both are between 0 and their bounds, whatever the model says.
     """
-    load_vector(network, parameters)
-    with one_thread():
-        raw = np.nan_to_num(logits(network, features))
-    bins = score_bins(recalibrated(raw, calibration), typical=float(calibration[0]))
-    cells = bins + SCORE_BINS * labels.astype(np.int64)
-    counts = np.bincount(cells, weights=shares, minlength=2 * SCORE_BINS).astype(np.float64)
-    return mechanism.noisy(counts, stream)
+    value = prediction.value if prediction.value is not None else np.zeros(len(spent))
+    expected = prediction.conditional if prediction.conditional is not None else value
+    purchase = prediction.purchase if prediction.purchase is not None else np.ones(len(spent))
+    relative = _bounded(spent, expected, LEVEL_REACH)
+    return mechanism.noisy(_summed(np.stack([relative, purchase / 2.0], axis=1), shares), stream)
+
+
+def segment_sum(
+    segments: RowNumbers,
+    count: int,
+    responded: FloatArray,
+    value: FloatArray,
+    *,
+    typical: float,
+    shares: FloatArray | None = None,
+    mechanism: Mechanism,
+    stream: Stream,
+) -> FloatArray:
+    """Return noisy sums of each segment: customers, responses and predicted value, (3 ``count``,).
+
+    A row adds (1/2, response / 2, min(value / ``typical``, SEGMENT_REACH) / SEGMENT_REACH) in its own segment and
+    nothing elsewhere; halves, because sizes and responses are large sums that need less accuracy.
+
+    Guarantees:
+        The norm of a customer's part is at most sqrt(1/4 + 1/4 + 1).
+    """
+    parts = np.stack([np.full(len(value), 0.5), responded / 2.0, _bounded(value, typical, SEGMENT_REACH)], axis=1)
+    return mechanism.noisy(_grouped(parts, segments, count, shares), stream)
+
+
+def held_out_sum(
+    log_odds: FloatArray | None,
+    responded: FloatArray | None,
+    value: FloatArray | None,
+    spent: FloatArray | None,
+    *,
+    typical_log_odds: float,
+    typical_value: float,
+    shares: FloatArray | None = None,
+    mechanism: Mechanism,
+    stream: Stream,
+) -> FloatArray:
+    """Return noisy counts of held-out rows: by outcome and bin of released score, then by bin of predicted value.
+
+    The first, (2 * SCORE_BINS,), are of a model with a response, the second, (3 * VALUE_BINS,), of one with a value:
+    rows, rows that bought, and spend over the bin's public cap.
+
+    Guarantees:
+        One customer is one count in one cell of the first, and at most (1, 1, 1) in one bin of the second: the norm is
+        at most sqrt(1 + 3) where both are there, whatever the parameters are.
+    """
+    parts = []
+    if log_odds is not None and responded is not None:
+        cells = score_bins(log_odds, typical=typical_log_odds) + SCORE_BINS * (responded > 0).astype(np.int64)
+        parts.append(np.bincount(cells, weights=shares, minlength=2 * SCORE_BINS).astype(np.float64))
+    if value is not None and spent is not None:
+        bins = value_bins(value, typical=typical_value)
+        paid = _bounded(spent, value_caps(typical=typical_value)[bins], 1.0)
+        rows = np.stack([np.ones(len(spent)), (spent > 0).astype(np.float64), paid], axis=1)
+        parts.append(_grouped(rows, bins, VALUE_BINS, shares).reshape(VALUE_BINS, 3).T.ravel())
+    return mechanism.noisy(np.concatenate(parts), stream)
+
+
+def _bounded(amount: FloatArray, unit: FloatArray | float, reach: float) -> FloatArray:
+    """Return ``min(amount / unit, reach) / reach``, between 0 and 1 also where the unit is 0."""
+    return np.asarray(np.minimum(amount, reach * np.asarray(unit)) / np.maximum(reach * np.asarray(unit), 1e-300))
+
+
+def _summed(rows: FloatArray, shares: FloatArray | None) -> FloatArray:
+    """Return the sum of (n, k) rows, or of the mean row of each customer, (k,)."""
+    return np.asarray(rows.sum(axis=0) if shares is None else shares @ rows)
+
+
+def _grouped(rows: FloatArray, groups: RowNumbers, count: int, shares: FloatArray | None) -> FloatArray:
+    """Return the sums of (n, k) rows by group, (count * k,): group 0's k numbers, then group 1's, and so on."""
+    weighted = rows if shares is None else rows * shares[:, None]
+    columns = [np.bincount(groups, weights=column, minlength=count) for column in weighted.T]
+    return np.asarray(np.stack(columns, axis=1).ravel(), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Propensity networks, and the flat vector in which their parameters travel.
+"""Networks, and the flat vector in which their parameters travel.
 
 Only layers whose per-example gradients are exact and whose examples do not mix (no batch normalisation) are used.
 """
@@ -10,36 +10,49 @@ import torch
 from torch import nn
 
 from fedmarket.arrays import FloatArray
-from fedmarket.config import LogisticModel, MlpModel
+from fedmarket.config import LogisticModel, Model
+from fedmarket.models.objectives import RESPONSE, Objective
 
 
-class PropensityNetwork(nn.Module):
-    """Linear layers with ReLU between them; ``forward`` maps (n, width) features to (n,) logits."""
+class Network(nn.Module):
+    """Linear layers with ReLU between them; ``forward`` maps (n, width) features to (n, outputs).
 
-    def __init__(self, width: int, hidden: tuple[int, ...]) -> None:
+    Attributes:
+        scales: (outputs,) by which the last layer's outputs are multiplied.
+    """
+
+    scales: torch.Tensor
+
+    def __init__(self, width: int, hidden: tuple[int, ...], scales: tuple[float, ...]) -> None:
         super().__init__()
         sizes = (width, *hidden)
         layers: list[nn.Module] = []
         for size, following in itertools.pairwise(sizes):
             layers += [nn.Linear(size, following), nn.ReLU()]
-        self.body = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
+        self.body = nn.Sequential(*layers, nn.Linear(sizes[-1], len(scales)))
+        self.register_buffer("scales", torch.tensor(scales, dtype=torch.float64).float(), persistent=False)
+
+    @property
+    def linear(self) -> bool:
+        """Whether there is no hidden layer."""
+        return len(self.body) == 1
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the logits, of shape (n,)."""
-        return self.body(features).squeeze(-1)  # type: ignore[no-any-return]
+        """Return the outputs, of shape (n, outputs)."""
+        return self.body(features) * self.scales  # type: ignore[no-any-return]
 
 
-def network_of(model: LogisticModel | MlpModel, width: int) -> PropensityNetwork:
+def network_of(model: Model, width: int, objective: Objective = RESPONSE) -> Network:
     """Return the network that ``model`` describes, for encoded rows of ``width``; its parameters are unset."""
-    return PropensityNetwork(width, model.hidden if isinstance(model, MlpModel) else ())
+    return Network(width, () if isinstance(model, LogisticModel) else model.hidden, objective.scales)
 
 
-def initial_vector(model: LogisticModel | MlpModel, width: int, *, seed: int) -> FloatArray:
-    """Return public starting parameters: zeros for logistic regression, He et al. (2015) for the MLP.
+def initial_vector(model: Model, width: int, objective: Objective = RESPONSE, *, seed: int) -> FloatArray:
+    """Return public starting parameters: zeros for a linear body, He et al. (2015) for hidden layers.
 
     ``seed`` is public: the start of training is known to everyone and protects nothing.
     """
-    network = network_of(model, width)
+    network = network_of(model, width, objective)
     generator = torch.Generator().manual_seed(seed)
     *hidden, last = [layer for layer in network.body if isinstance(layer, nn.Linear)]
     with torch.no_grad():
@@ -75,7 +88,12 @@ def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def logits(network: nn.Module, features: torch.Tensor) -> FloatArray:
-    """Return the logits of ``features`` (n, width) as float64 (n,), without gradients."""
+def outputs_of(network: nn.Module, features: torch.Tensor) -> FloatArray:
+    """Return the outputs for ``features`` (n, width) as float64 (n, outputs), without gradients.
+
+    Where a row overflows its outputs are large but finite: it must not make a sum unsendable.
+    """
+    largest = float(np.finfo(np.float32).max)
     with torch.no_grad():
-        return np.asarray(network(features).numpy(), dtype=np.float64)
+        found = np.asarray(network(features).numpy(), dtype=np.float64)
+    return np.asarray(np.nan_to_num(found, posinf=largest, neginf=-largest))

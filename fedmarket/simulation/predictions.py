@@ -1,0 +1,91 @@
+"""What each arm says of the common test rows, and what learners of other classes say beside it."""
+
+import numpy as np
+
+from fedmarket.arrays import FloatArray
+from fedmarket.contract.layout import layout_of
+from fedmarket.contract.transactions import TransactionTerms
+from fedmarket.data.encode import encode
+from fedmarket.errors import ConfigError, DataError
+from fedmarket.experiment.market import Market
+from fedmarket.models.objectives import objective_of
+from fedmarket.models.prediction import Prediction
+from fedmarket.models.released import ModelState, predict
+from fedmarket.training.baselines import boosted_probabilities, boosted_values, scaled_past_spend
+from fedmarket.training.buyers import fit_buyers
+
+BOOSTED = "gradient boosting"
+PAST_SPEND = "past spend"
+BUYERS = "buy till you die"
+
+DAYS_IN_A_WEEK = 7.0
+
+
+def arm_prediction(market: Market, state: ModelState, *, calibrated: bool = True) -> Prediction:
+    """Return what the model ``state`` says of the common test rows."""
+    model = market.config.model
+    features = market.features[market.test_rows]
+    return predict(model, objective_of(model, market.contract), state, features, calibrated=calibrated)
+
+
+def boosted_prediction(market: Market) -> Prediction:
+    """Return the test rows' predictions by gradient boosting on all training rows in one place."""
+    contract, train, test = market.contract, market.train_rows, market.test_rows
+    features = encode(market.population.table, contract, layout_of(contract, binning=False)).features
+    targets, seed = market.population.targets[train], market.seed
+    response = value = None
+    if contract.label is not None:
+        response = boosted_probabilities(features[train], targets[:, 0], features[test], seed=seed)
+    if contract.value is not None:
+        value = boosted_values(features[train], targets[:, -1], features[test], seed=seed)
+    return Prediction(response=response, value=value)
+
+
+def past_spend_of(market: Market) -> FloatArray | None:
+    """Return what each row's customer has spent so far, (n,), where the contract has a value and somebody says it.
+
+    Raises:
+        ConfigError: if the configured column is not there or holds no amounts.
+    """
+    if market.contract.value is None:
+        return None
+    table = market.population.table
+    name = "total_spend" if market.contract.transactions else market.config.evaluation.past_spend
+    if name is None:
+        return None
+    if name not in table.columns or not table[name].dtype.is_numeric() or table[name].null_count():
+        raise ConfigError(f"evaluation.past_spend: expected a column of numbers without gaps, got {name!r}")
+    return table[name].to_numpy().astype(np.float64)
+
+
+def simple_predictions(market: Market) -> dict[str, Prediction]:
+    """Return past spend times a constant, and, where there are transactions, a probability model of buyers.
+
+    The latter is BG/NBD with Gamma-Gamma spend on all training customers in one place (:mod:`training.buyers`).
+    """
+    found, past = {}, past_spend_of(market)
+    train, test = market.train_rows, market.test_rows
+    if past is not None:
+        values = market.population.targets[train, -1]
+        found[PAST_SPEND] = Prediction(value=scaled_past_spend(past[train], values, past[test]))
+    if market.contract.transactions is not None:
+        buyers = _buyers(market, market.contract.transactions)
+        if buyers is not None:
+            found[BUYERS] = Prediction(value=buyers)
+    return found
+
+
+def _buyers(market: Market, terms: TransactionTerms) -> FloatArray | None:
+    """Return the expected spend of the test rows, (m,); None where the process does not fit these customers at all."""
+    table = market.population.table
+    days = {"frequency": "frequency", "recency": "recency_days", "tenure": "tenure_days", "total_spend": "total_spend"}
+    columns = {name: table[column].to_numpy().astype(np.float64) for name, column in days.items()}
+    for name in ("recency", "tenure"):
+        columns[name] = columns[name] / DAYS_IN_A_WEEK
+    train, test = market.train_rows, market.test_rows
+    try:
+        fitted = fit_buyers(**{name: values[train] for name, values in columns.items()})
+        weeks = (terms.end - terms.cut).days / DAYS_IN_A_WEEK
+        return fitted.expected_spend(**{name: values[test] for name, values in columns.items()}, weeks=weeks)
+    except DataError:
+        return None
