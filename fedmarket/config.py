@@ -244,9 +244,9 @@ class FederationSection(Section):
 class EvaluationSection(Section):
     """What a campaign costs and earns (same currency), what a value is compared with, and how sure the intervals are.
 
-    ``response_margin`` is earned by one response, for a contract with a label alone. ``value_margin`` is the share of
-    a responder's value that is earned, for one with label and value. ``past_spend`` is the column that is shown beside
-    every predicted value; contracts with transactions have their own.
+    A contract with a label needs ``contact_cost`` and ``response_margin``, what one response earns whoever it is from.
+    One with label and value needs ``value_margin`` too, the share of a responder's value that is earned.
+    ``past_spend`` is the column that is shown beside every predicted value; contracts with transactions have their own.
     """
 
     contact_cost: Positive | None = None
@@ -262,10 +262,14 @@ class ExperimentConfig(Section):
     ``training`` is the schedule of private arms with many parties' rows, ``baseline_training`` that of the same without
     privacy, and ``alone_training`` that of a party alone: its few rows overfit without privacy, and with it bear all
     the noise, so it takes smaller steps in both cases.
+
+    ``start`` is a document of public starting parameters for all arms, made by ``fedmarket pretrain``; without it
+    linear bodies start at zero.
     """
 
     name: Name
     output: Name
+    start: Name | None = None
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(strict=False, min_length=1)]
     workers: Count
     data: DataSection
@@ -335,4 +339,5 @@ def _with_absolute_paths(config: ExperimentConfig, folder: Path) -> ExperimentCo
     if isinstance(data.source, OwnFile):
         source = data.source.model_copy(update={"path": str(folder / data.source.path)})
         data = data.model_copy(update={"source": source})
-    return config.model_copy(update={"data": data, "output": str(folder / config.output)})
+    start = None if config.start is None else str(folder / config.start)
+    return config.model_copy(update={"data": data, "output": str(folder / config.output), "start": start})

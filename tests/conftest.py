@@ -1,10 +1,13 @@
-"""What many tests share: a tiny market on disk, and one thread for numerical libraries on shared cores."""
+"""What many tests share: tiny markets on disk, and one thread for numerical libraries on shared cores."""
 
 import os
 import warnings
 from collections.abc import Callable
+from datetime import date, timedelta
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 from hypothesis import settings
 
@@ -98,22 +101,135 @@ response_margin = 60.0
 bootstrap_replicates = 100
 """
 
+LINEAR = ('kind = "logistic"\nbinning = true', 'kind = "ziln"\nbinning = false\nhidden = []')
+FOR_VALUES = (
+    LINEAR,
+    ("learning_rate = 4.0", "learning_rate = 0.5"),
+    (
+        'generator = "seeded-for-tests"',
+        'generator = "seeded-for-tests"\nvalue.level_share = 0.1\nvalue.segment_share = 0.05',
+    ),
+)
+SHOPS = (
+    'kind = "synthetic-market"\ncustomers = 1500\nparties = 4\nseed = 7',
+    'kind = "file"\npath = "lines.csv"\npartition = { kind = "hash", column = "id", parties = 4 }',
+)
+CAMPAIGN = "contact_cost = 5.0\nresponse_margin = 60.0\n"
+
+LTV_CONTRACT = """
+format = "fedmarket-contract/1"
+name = "tiny-ltv"
+task = "ltv"
+minimum_parties = 2
+[transactions]
+customer = "id"
+time = "day"
+time_format = "%Y-%m-%d"
+amount = "paid"
+amount_is = "total"
+currency = "EUR"
+start = 2024-01-01
+cut = 2024-07-01
+end = 2025-01-01
+max_transactions = 30
+max_amount = 500
+max_value = 2000
+typical_value = 60
+[[segments]]
+column = "transactions"
+cuts = [2, 5]
+[[segments]]
+column = "gap_mean_days"
+cuts = [30]
+[privacy]
+unit = "column:id"
+adjacency = "add-or-remove-one"
+delta = 1e-5
+"""
+
+VALUE_OF_THE_JOINT_MARKET = """
+[value]
+column = "spend_next_year"
+currency = "EUR"
+upper = 5000
+typical = 40
+[[segments]]
+column = "weeks_since_purchase"
+cuts = [13, 52]
+[[segments]]
+column = "frequency"
+cuts = [4]
+[privacy]"""
+
+
+def lines_of_sale(customers: int = 300, *, seed: int = 5) -> pl.DataFrame:
+    """Return lines of a year: some customers stop, spends are lognormal, and three lines are before or after it."""
+    rng = np.random.default_rng(seed)
+    first, found = date(2024, 1, 1), []
+    for number in range(customers):
+        start, stop = int(rng.integers(0, 150)), int(rng.choice([182, 366], p=[0.6, 0.4]))
+        gap, spend = rng.gamma(4.0, 12.0), np.exp(rng.normal(3.5, 0.6))
+        day = float(start)
+        while day < stop:
+            paid = round(float(spend * np.exp(rng.normal(0.0, 0.5))), 2)
+            found.append((f"c{number:03}", first + timedelta(days=int(day)), paid))
+            day += 1 + rng.exponential(gap)
+    found += [("c000", date(2023, 12, 31), 9.0), ("c001", date(2025, 1, 1), 9.0), ("new", date(2024, 8, 1), 9.0)]
+    lines = pl.DataFrame(found, schema=["id", "day", "paid"], orient="row")
+    return lines[rng.permutation(lines.height)]
+
+
 WriteMarket = Callable[..., Path]
+
+
+def changed_text(text: str, changes: tuple[tuple[str, str], ...]) -> str:
+    """Return ``text`` with each (old, new) replaced; each stands in it once."""
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
+
+
+def written(folder: Path, config: str, contract: str) -> Path:
+    """Return the experiment's path, with both documents in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.toml").write_text(config, encoding="utf-8")
+    (folder / "contract.toml").write_text(contract, encoding="utf-8")
+    return folder / "config.toml"
+
+
+def demo_contract(*changes: tuple[str, str]) -> str:
+    contract = (ROOT / "experiments" / "demo" / "contract.toml").read_text(encoding="utf-8")
+    return changed_text(contract, (("minimum_parties = 4", "minimum_parties = 2"), *changes))
 
 
 @pytest.fixture(scope="session")
 def write_market() -> WriteMarket:
     """Return a writer of a tiny experiment with the demo's contract, which two of its four parties may leave."""
+    return lambda folder, *changes: written(folder, changed_text(CONFIG, changes), demo_contract())
 
-    def write(folder: Path, *changed: tuple[str, str]) -> Path:
-        text = CONFIG
-        for old, new in changed:
-            assert text.count(old) == 1, old
-            text = text.replace(old, new)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.toml").write_text(text, encoding="utf-8")
-        contract = (ROOT / "experiments" / "demo" / "contract.toml").read_text(encoding="utf-8")
-        (folder / "contract.toml").write_text(contract.replace("minimum_parties = 4", "minimum_parties = 2"))
-        return folder / "config.toml"
+
+@pytest.fixture(scope="session")
+def write_value_market() -> WriteMarket:
+    """Return a writer of a tiny experiment on lines of sale: four shops, 300 customers, six segments."""
+
+    def write(folder: Path, *changes: tuple[str, str]) -> Path:
+        config = changed_text(CONFIG, (*FOR_VALUES, SHOPS, (CAMPAIGN, ""), *changes))
+        path = written(folder, config, LTV_CONTRACT)
+        lines_of_sale().write_csv(folder / "lines.csv")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_joint_market() -> WriteMarket:
+    """Return a writer of the tiny experiment where what a customer spends is predicted beside the response."""
+
+    def write(folder: Path, *changes: tuple[str, str]) -> Path:
+        campaign = (CAMPAIGN, CAMPAIGN + 'value_margin = 0.3\npast_spend = "past_spend"\n')
+        config = changed_text(CONFIG, (*FOR_VALUES, campaign, *changes))
+        joint = ('task = "propensity"', 'task = "propensity-and-ltv"')
+        return written(folder, config, demo_contract(joint, ("\n[privacy]", VALUE_OF_THE_JOINT_MARKET)))
 
     return write

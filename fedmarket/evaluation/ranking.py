@@ -77,13 +77,18 @@ def rank(labels: ArrayLike, probabilities: ArrayLike) -> Ranking:
     score = checked_scores(probabilities, customers=outcome.size)
     if not (score.min() >= 0 and score.max() <= 1):
         raise DataError("probabilities: expected numbers in [0, 1], got some outside")
-    order = np.argsort(-score, kind="stable")
-    score, outcome = score[order], outcome[order]
-    last_of_tie = np.append(np.flatnonzero(np.diff(score)), score.size - 1)
+    return ranked(outcome, score)
+
+
+def ranked(amounts: Floats, scores: Floats) -> Ranking:
+    """Return the ranking by ``scores``, (n,), whose responses are ``amounts``, (n,); both are finite and not empty."""
+    order = np.argsort(-scores, kind="stable")
+    ordered, captured = scores[order], np.cumsum(amounts[order])
+    last_of_tie = np.append(np.flatnonzero(np.diff(ordered)), ordered.size - 1)
     return Ranking(
         contacted=np.append(0.0, last_of_tie + 1.0),
-        captured=np.append(0.0, np.cumsum(outcome)[last_of_tie]),
-        probability=score[last_of_tie],
+        captured=np.append(0.0, captured[last_of_tie]),
+        probability=ordered[last_of_tie],
     )
 
 
@@ -104,7 +109,7 @@ def checked_labels(labels: ArrayLike) -> Floats:
     Raises:
         DataError: unless they are one-dimensional, 0 or 1, and both occur.
     """
-    outcome = _vector(labels, name="labels")
+    outcome = checked_vector(labels, name="labels")
     if not np.isin(outcome, (0.0, 1.0)).all():
         raise DataError("labels: expected only 0 and 1, got other values")
     if outcome.size == 0 or outcome.min() == outcome.max():
@@ -118,7 +123,7 @@ def checked_scores(scores: ArrayLike, *, customers: int) -> Floats:
     Raises:
         DataError: unless there is one finite score for each customer.
     """
-    score = _vector(scores, name="scores")
+    score = checked_vector(scores, name="scores")
     if score.size != customers:
         raise DataError(f"scores: expected one for each of {customers} labels, got {score.size}")
     if not np.isfinite(score).all():
@@ -126,7 +131,12 @@ def checked_scores(scores: ArrayLike, *, customers: int) -> Floats:
     return score
 
 
-def _vector(values: ArrayLike, *, name: str) -> Floats:
+def checked_vector(values: ArrayLike, *, name: str) -> Floats:
+    """Return ``values`` as floats, (n,).
+
+    Raises:
+        DataError: unless they are numbers in one dimension.
+    """
     try:
         vector = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):

@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from fedmarket.errors import DataError
 from fedmarket.evaluation.curves import Curve
 from fedmarket.evaluation.metrics import auc, captured_share
-from fedmarket.evaluation.ranking import CalibrationBins, Floats, Ranking, calibration_bins
+from fedmarket.evaluation.ranking import CalibrationBins, Floats, Ranking, calibration_bins, checked_vector, ranked
 
 CUTS = (10, 20)
 """Contacted shares, in percent, at which the captured share of value is given."""
@@ -109,18 +109,6 @@ def value_gains(actual: ArrayLike, predicted: ArrayLike) -> Curve:
     return {"contacted": _rounded(_SHARES), "captured": _rounded(captured)}
 
 
-def ranked(amounts: Floats, scores: Floats) -> Ranking:
-    """Return a ranking whose responses are ``amounts``, (n,), and whose probabilities are any ``scores``, (n,)."""
-    order = np.argsort(-scores, kind="stable")
-    ordered, captured = scores[order], np.cumsum(amounts[order])
-    last_of_tie = np.append(np.flatnonzero(np.diff(ordered)), ordered.size - 1)
-    return Ranking(
-        contacted=np.append(0.0, last_of_tie + 1.0),
-        captured=np.append(0.0, captured[last_of_tie]),
-        probability=ordered[last_of_tie],
-    )
-
-
 def checked_spend(actual: ArrayLike) -> Floats:
     """Return ``actual`` as floats, (n,).
 
@@ -139,12 +127,7 @@ def checked_amounts(values: ArrayLike, *, name: str, customers: int | None = Non
     Raises:
         DataError: unless they are finite numbers from 0 to ``most``, one for each customer.
     """
-    try:
-        amounts = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise DataError(f"{name}: expected numbers") from None
-    if amounts.ndim != 1:
-        raise DataError(f"{name}: expected one dimension, got {amounts.ndim}")
+    amounts = checked_vector(values, name=name)
     if customers is not None and amounts.size != customers:
         raise DataError(f"{name}: expected one for each of {customers} customers, got {amounts.size}")
     wrong = int((~(np.isfinite(amounts) & (amounts >= 0) & (amounts <= most))).sum())

@@ -6,6 +6,7 @@ of code. Terms come from contract and configuration alone, and never from rows.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from fedmarket.aggregation.scaling import Scaling
@@ -17,6 +18,7 @@ from fedmarket.errors import ConfigError
 from fedmarket.federation.terms import Terms
 from fedmarket.models.network import network_of, parameter_count
 from fedmarket.models.objectives import Objective, objective_of
+from fedmarket.models.start import Start, load_start
 from fedmarket.privacy.plan import Sharing, plan_for, unprotected_plan
 from fedmarket.privacy.shape import Shape
 
@@ -137,7 +139,7 @@ def terms_of(arm: Arm, config: ExperimentConfig, contract: Contract, *, seed: in
     layout, objective = layout_for(config, contract), objective_of(config.model, contract)
     schedule: Schedule = getattr(config, arm.schedule)
     agreed = (config.privacy, contract.privacy, schedule)
-    shape = _shape(config, contract, layout, objective)
+    shape, start = _shape(config, contract, layout, objective), start_for(config, contract)
     federation = config.federation
     least, parties, rows = _minimum_survivors(config, contract), federation.max_parties, federation.max_party_rows
     shares = least - config.privacy.colluders
@@ -158,6 +160,7 @@ def terms_of(arm: Arm, config: ExperimentConfig, contract: Contract, *, seed: in
         parameters=shape.parameters,
         segments=shape.segments,
         initial_seed=seed,
+        start_hash=start.hash if start else "",
         schedule=schedule,
         scaling=Scaling(
             row_norm=config.scaling.row_norm,
@@ -175,6 +178,19 @@ def terms_of(arm: Arm, config: ExperimentConfig, contract: Contract, *, seed: in
     for mechanism in plan.mechanisms:
         terms.grid_of(mechanism.phase)  # noise that does not fit the words is found now, and not in a round
     return terms
+
+
+def start_for(config: ExperimentConfig, contract: Contract) -> Start | None:
+    """Return the public start that the configuration names, or None.
+
+    Raises:
+        ConfigError: if it is not there or was made for another contract or model.
+    """
+    if config.start is None:
+        return None
+    width, objective = layout_for(config, contract).width, objective_of(config.model, contract)
+    count = parameter_count(network_of(config.model, width, objective))
+    return load_start(Path(config.start), contract, parameters=count)
 
 
 def _shape(config: ExperimentConfig, contract: Contract, layout: Layout, objective: Objective) -> Shape:

@@ -23,8 +23,9 @@ from fedmarket.arrays import FloatArray, WordArray
 from fedmarket.errors import BadMessage, ConfigError, FederationStopped, RoundVoid
 from fedmarket.federation.messages import Acceptance, Invitation, Rejection, Request, Update, VoidRound
 from fedmarket.federation.terms import Terms
-from fedmarket.models.network import initial_vector, load_vector, network_of, outputs_of
+from fedmarket.models.network import first_units, initial_vector, load_vector, network_of, outputs_of
 from fedmarket.models.released import ModelState, typical_customer
+from fedmarket.models.start import Start, placed
 from fedmarket.privacy.histogram import SCORE_BINS, BinnedCounts, SegmentSums, Statistics
 from fedmarket.privacy.shape import CALIBRATION_LENGTH, LEVEL_REACH, SEGMENT_REACH
 
@@ -41,15 +42,18 @@ class Coordinator:
 
     Attributes:
         roster: who takes part in secure aggregation, where the terms ask for it.
+        start: the public starting parameters that the terms name, where they name any.
         max_void_rounds: how many void rounds in a row end the run.
         statistics: what the run tells beside its model, as far as it has been released.
 
     Raises:
-        UsageError: if the terms ask for secure aggregation and the roster is missing or was made for other terms.
+        UsageError: if the terms ask for secure aggregation and the roster is missing or was made for other terms, or
+            the start is not the one that they name.
     """
 
     terms: Terms
     max_void_rounds: int
+    start: Start | None = field(default=None, repr=False)
     roster: Roster | None = field(default=None, repr=False)
     rejections: list[Rejection] = field(default_factory=list)
     void_rounds: list[VoidRound] = field(default_factory=list)
@@ -73,7 +77,10 @@ class Coordinator:
         else:
             self.terms.need_fitting(self.roster)
         terms = self.terms
+        if (self.start.hash if self.start else "") != terms.start_hash:
+            raise ConfigError("start: not the public starting parameters that the terms name")
         start = initial_vector(terms.model, terms.width, terms.objective, seed=terms.initial_seed)
+        start = self.start.parameters if self.start else start
         self._calibration = terms.objective.uncalibrated
         self._centre = np.zeros(self.terms.width)
         self._scale = np.ones(self.terms.width)
@@ -222,6 +229,8 @@ class Coordinator:
             self._centre = self.terms.scaling.projected(total / rows)
             if self.terms.schedule.scaled:
                 self._scale = self.terms.scaling.of(self._centre)
+            if self.start:
+                self._optimizer = ServerOptimizer.starting_at(self._placed(self.start))
             return
         mechanism = self.terms.plan.mechanism(phase)
         noise_std = mechanism.noise_std * math.sqrt(len(survivors) * self.terms.releases_in(phase))
@@ -239,6 +248,11 @@ class Coordinator:
             self.statistics = replace(self.statistics, segments=segments)
         else:
             self._count(total, noise_std=noise_std)
+
+    def _placed(self, start: Start) -> FloatArray:
+        """Return the start for rows as the network sees them from now on."""
+        units = first_units(self.terms.model, self.terms.objective)
+        return placed(start.parameters, units=units, centre=self._centre, scale=self._scale)
 
     def _recalibrate(self, total: FloatArray, *, noise_std: float) -> None:
         """Move each probability's three numbers by its own statistics."""

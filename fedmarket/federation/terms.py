@@ -16,7 +16,7 @@ from fedmarket.aggregation.secagg.context import RoundContext
 from fedmarket.aggregation.secagg.roster import Roster
 from fedmarket.aggregation.steps import IN_THE_OPEN, SECURE, Step
 from fedmarket.config import Model, Schedule
-from fedmarket.errors import PlanError
+from fedmarket.errors import BadMessage, PlanError
 from fedmarket.files import sha256_of
 from fedmarket.models.objectives import Objective
 from fedmarket.privacy.mechanism import Phase
@@ -42,6 +42,7 @@ class Terms:
         parameters: numbers that the network learns.
         segments: how many segments customers are counted in; 0 for none.
         initial_seed: public seed of the starting parameters.
+        start_hash: of the public starting parameters; empty where they follow from ``initial_seed``.
         secagg: whether updates are masked, or summed in the open.
         minimum_survivors: parties whose updates a sum needs; with fewer the round is void.
     """
@@ -53,6 +54,7 @@ class Terms:
     parameters: int
     segments: int
     initial_seed: int
+    start_hash: str
     schedule: Schedule
     scaling: Scaling
     plan: PrivacyPlan
@@ -86,7 +88,13 @@ class Terms:
         return SECURE if self.secagg == "secure" else IN_THE_OPEN
 
     def phase_of(self, round_number: int) -> Phase:
-        """Return what is released in round ``round_number``, counted from 0."""
+        """Return what is released in round ``round_number``, counted from 0.
+
+        Raises:
+            BadMessage: if the run has no such round.
+        """
+        if not 0 <= round_number < self.rounds:
+            raise BadMessage(f"round {round_number}: the run has {self.rounds}")
         return self.phases[round_number]
 
     def releases_in(self, phase: Phase) -> int:
@@ -140,7 +148,8 @@ class Terms:
         """Return what a round of secure aggregation is about: what its keys, masks and signatures are bound to.
 
         Raises:
-            Refusal: if a field is out of its range.
+            BadMessage: if the run has no such round.
+            Refusal: if another field is out of its range.
         """
         phase = self.phase_of(round_number)
         return RoundContext(

@@ -12,7 +12,7 @@ from fedmarket.aggregation.steps import RELEASING
 from fedmarket.config import ExperimentConfig, FederationSection, load_config
 from fedmarket.contract.schema import Contract, load_contract
 from fedmarket.errors import BadMessage, FederationStopped
-from fedmarket.experiment.arms import arm_named, terms_of
+from fedmarket.experiment.arms import arm_named, start_for, terms_of
 from fedmarket.federation.coordinator import Coordinator
 from fedmarket.federation.roster import load_roster
 from fedmarket.flower.codec import (
@@ -50,6 +50,7 @@ def run_federation(grid: Grid, context: Context) -> None:
     coordinator = Coordinator(
         terms=terms_of(arm_named(str(run["arm"])), config, contract, seed=int(str(run["seed"]))),
         max_void_rounds=config.federation.max_void_rounds,
+        start=start_for(config, contract),
         roster=load_roster(Path(str(run["roster"]))) if run["roster"] else None,
     )
     _drive(grid, coordinator, config.federation, nodes_expected=int(str(run["parties"])))

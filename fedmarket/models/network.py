@@ -64,6 +64,11 @@ def initial_vector(model: Model, width: int, objective: Objective = RESPONSE, *,
     return vector_of(network)
 
 
+def first_units(model: Model, objective: Objective) -> int:
+    """Return how many outputs the first layer has."""
+    return len(objective.scales) if isinstance(model, LogisticModel) or not model.hidden else model.hidden[0]
+
+
 def vector_of(network: nn.Module) -> FloatArray:
     """Return the parameters as one float64 vector, in the order of ``network.parameters()``."""
     flat = torch.nn.utils.parameters_to_vector(network.parameters())

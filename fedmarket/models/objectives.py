@@ -251,4 +251,5 @@ def _exp(exponent: torch.Tensor) -> torch.Tensor:
 
 
 def _money(logarithm: FloatArray, typical: float, upper: float) -> FloatArray:
-    return np.asarray(typical * np.exp(np.clip(logarithm, -LARGEST_EXPONENT, math.log(upper / typical))))
+    found = typical * np.exp(np.clip(logarithm, -LARGEST_EXPONENT, math.log(upper / typical)))
+    return np.asarray(np.minimum(found, upper))

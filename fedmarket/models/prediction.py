@@ -90,7 +90,7 @@ def prediction_of(objective: Objective, outputs: FloatArray, calibration: FloatA
         return Prediction(response=response)
     level = 1.0 if calibration is None else float(calibration[-1])
     conditional = objective.value.conditional(outputs[:, int(objective.response) :])
-    conditional = np.minimum(level * conditional, objective.value.upper)
+    conditional = np.clip(level * conditional, 0.0, objective.value.upper)  # a level that was sent may be negative
     if not objective.value.purchase:
         return Prediction(response=response, value=conditional)
     purchase = probabilities[:, -1]

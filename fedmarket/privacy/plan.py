@@ -179,6 +179,8 @@ def unprotected_plan(
 def _outline(privacy: PrivacySection, terms: PrivacyTerms, schedule: Schedule, shape: Shape) -> PrivacyPlan:
     """Return the plan with all but the noise of its updates, which is 1 for now."""
     _refuse_unsupported(privacy, terms)
+    if shape.value and privacy.value is None:
+        raise PlanError("privacy.value: missing, but a value is to be predicted, whose level and segments cost")
     mu = gaussian_mu(privacy.epsilon, terms.delta) / (2.0 if terms.adjacency == "replace-one" else 1.0)
     releases: dict[Phase, int] = {
         "centre": 1,

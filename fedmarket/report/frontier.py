@@ -1,5 +1,6 @@
 """The page of a frontier: what each epsilon costs, as a plot, a table and a sentence."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,9 @@ import numpy as np
 from fedmarket.errors import DataError
 from fedmarket.report import plots, words
 from fedmarket.report.page import environment
-from fedmarket.report.words import percent
+from fedmarket.report.words import metric_name, percent, points, score
 
-FORMAT = "fedmarket-frontier/1"
+FORMAT = "fedmarket-frontier/2"
 
 MODE_NAMES = {
     "distributed": "Noise shared under secure aggregation",
@@ -22,7 +23,7 @@ CLAIMS = (0.03, 0.05, 0.08)
 
 
 def render_frontier(results: dict[str, Any]) -> str:
-    """Return the page of a ``fedmarket-frontier/1`` document as HTML.
+    """Return the page of a ``fedmarket-frontier/2`` document as HTML.
 
     Raises:
         DataError: another format, or a key that is missing.
@@ -36,7 +37,14 @@ def render_frontier(results: dict[str, Any]) -> str:
             "banner": None if results["generator"] == "operating-system" else words.SEEDED_BANNER,
             "answers": tuple(answer(results, mode, 1.0) for mode in MODE_NAMES),
             "plots": [
-                plots.draw_frontier(by_mode, MODE_NAMES, against=against, claims=CLAIMS, title=title)
+                plots.draw_frontier(
+                    by_mode,
+                    MODE_NAMES,
+                    against=against,
+                    claims=CLAIMS,
+                    title=title,
+                    metric=metric_name(results["metric"]),
+                )
                 for against, title in (
                     ("pooled", "Loss against the same model on all rows"),
                     ("pooled_best", "Loss against the best pooled model"),
@@ -44,6 +52,8 @@ def render_frontier(results: dict[str, Any]) -> str:
             ],
             "modes": MODE_NAMES,
             "table_rows": tuple(_rows(results)),
+            "value_rows": tuple(_value_rows(results)),
+            "metric": metric_name(results["metric"]),
         }
     except KeyError as error:
         raise DataError(f"frontier: no key {error}") from None
@@ -54,11 +64,17 @@ def headline(results: dict[str, Any]) -> str:
     """Return what epsilon 1, or the epsilon next to it, costs in one sentence."""
     epsilon = nearest(results["epsilons"], 1.0)
     row = _row(results, "distributed", epsilon)
+    pooled, best = row["pooled"]["mean"], row["pooled_best"]["mean"]
     return (
-        f"With epsilon {epsilon:g} per customer, {results['parties']} parties that share their noise lose "
-        f"{percent(row['pooled']['mean'], 2)} of AUC against the same model on all rows in one place, and "
-        f"{percent(row['pooled_best']['mean'], 2)} against the best pooled model of any class."
+        f"With epsilon {epsilon:g} per customer, {results['parties']} parties that share their noise "
+        f"{_changed(pooled)} of {metric_name(results['metric'])} against the same model on all rows in one place, and "
+        f"{_changed(best)} against the best pooled model of any class{_against_past(row)}."
     )
+
+
+def _changed(loss: float) -> str:
+    """Return a loss, or a gain, in words."""
+    return f"{'gain' if round(100 * loss, 2) < 0 else 'lose'} {percent(abs(loss), 2)}"
 
 
 def answer(results: dict[str, Any], mode: str, wanted: float) -> str:
@@ -66,9 +82,20 @@ def answer(results: dict[str, Any], mode: str, wanted: float) -> str:
     epsilon = nearest(results["epsilons"], wanted)
     loss = _row(results, mode, epsilon)["pooled"]
     return (
-        f"{MODE_NAMES[mode]}: epsilon {epsilon:g} costs {percent(loss['mean'], 2)} of AUC "
+        f"{MODE_NAMES[mode]}: epsilon {epsilon:g} costs {percent(loss['mean'], 2)} of "
+        f"{metric_name(results['metric'])} "
         f"(95 % interval {percent(loss['low'], 2)} to {percent(loss['high'], 2)})."
     )
+
+
+def _against_past(row: dict[str, Any]) -> str:
+    """Return how the model stands against past spend, where that is known: nobody needs a model that is below it."""
+    if "past_spend" not in row["points"]:
+        return ""
+    share = row.get("past_spend")  # none where past spend ranks no better than chance
+    gain = -(share or row["points"]["past_spend"])["mean"]
+    size = percent(abs(gain), 2) if share else points(abs(gain))
+    return f", and are {size} {'above' if gain > 0 else 'BELOW'} past spend times a constant"
 
 
 def nearest(epsilons: list[float], wanted: float) -> float:
@@ -90,13 +117,32 @@ def _rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
     return [*rows, ("none", *(_cells(results["without_privacy"]) * 2), *_nothing(results))]
 
 
+def _value_rows(results: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Return what a value is judged by beside its rank: points of Gini, and how right its level is."""
+    for row in results["rows"]:
+        if row["mode"] == "distributed" and "past_spend" in row["points"]:
+            lost, metrics = row["points"], row["metrics"]
+            yield (
+                f"{row['epsilon']:g}",
+                score(row["score"]),
+                _in_points(lost["pooled"]),
+                _in_points(lost["past_spend"], sign=-1.0),
+                f"{metrics['value_ratio']:.3f}",
+                f"{metrics['decile_error']:.3f}",
+            )
+
+
+def _in_points(loss: dict[str, float], *, sign: float = 1.0) -> str:
+    return f"{sign * loss['mean']:.4f} \N{PLUS-MINUS SIGN} {loss['standard_error']:.4f}"
+
+
 def _cells(row: dict[str, Any]) -> tuple[str, str]:
     return _written(row["pooled"]), _written(row["pooled_best"])
 
 
 def _nothing(results: dict[str, Any]) -> tuple[str, str]:
     """Pooled without privacy loses nothing against itself."""
-    return percent(0.0, 2), percent(1 - results["pooled"] / results["best"]["auc"], 2)
+    return percent(0.0, 2), percent(1 - results["pooled"] / results["best"]["score"], 2)
 
 
 def _written(loss: dict[str, float]) -> str:

@@ -4,19 +4,61 @@ The page is a function of the results alone, so it can be made again from result
 companies: everything is escaped, and a content security policy forbids whatever might slip past.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from fedmarket.errors import DataError
 from fedmarket.files import write_text
 from fedmarket.report import plots, words
+from fedmarket.report.drawing import Plot
+from fedmarket.report.tiles import headline_tiles, value_tiles
+from fedmarket.report.value import (
+    left_out,
+    lines_sentence,
+    lost_segments,
+    policies_of,
+    segments_of,
+    targeting_sentence,
+)
 from fedmarket.report.words import percent, score
 
 FORMAT = "fedmarket-results/1"
+
+Column = tuple[str, str, Callable[[float], str]]
+"""A column's or row's name, the key of its metric, and how that is written."""
+
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "auc": (
+        ("Log-loss", "log_loss", score),
+        ("Average precision", "average_precision", score),
+        ("Lift at 10 %", "lift_10", words.times),
+    ),
+    "gini": (
+        ("Spearman", "spearman", score),
+        ("Predicted / observed total", "value_ratio", words.thousandths),
+        ("Captured by the best 20 %", "captured_20", percent),
+        ("AUC of buying", "auc", score),
+    ),
+}
+"""What the table of arms shows beside the metric that they are compared by."""
+
+KNOWN_OF_RESPONSE: tuple[Column, ...] = (
+    ("AUC", "auc", score),
+    ("Lift in the best 10 %", "lift_10", score),
+    ("Predicted / observed", "calibration_ratio", score),
+    ("Log-loss", "log_loss", score),
+    ("Response rate", "response_rate", score),
+)
+
+KNOWN_OF_VALUE: tuple[Column, ...] = (
+    ("Predicted / observed total", "value_ratio", words.thousandths),
+    ("Spend of the best 20 %", "captured_20", percent),
+    ("Share that buys", "purchase_rate", percent),
+)
 
 
 def write_report(results: dict[str, Any], path: Path) -> None:
@@ -58,17 +100,17 @@ def environment() -> Environment:
     )
     templates.filters.update(
         score=score, percent=percent, count=words.count, short=words.short, signed=words.signed,
-        upwards=words.upwards, size=words.size, arm=words.arm_name, kept=_kept_together, drawn=Markup,
+        upwards=words.upwards, size=words.size, money=words.money,
+        breakable=_breakable, kept=_kept_together, drawn=Markup,
     )  # fmt: skip
     return templates
 
 
 def _content(results: dict[str, Any]) -> dict[str, Any]:
-    curves = results["curves"]
-    draw = {"roc": plots.draw_roc, "gains": plots.draw_gains, "profit": plots.draw_profit}
-    shown = {name: drawn(curves[name]) for name, drawn in draw.items() if curves.get(name)}
-    if curves.get("calibration"):
-        shown["calibration"] = plots.draw_calibration(curves["calibration"])
+    value = results["value"]
+    rankings = [_ranking(results, title="Ranking")]
+    if value and value["ranking"]:
+        rankings.append(_ranking(value["ranking"], title="Ranking by value"))
     return {
         "headline": words.headline(results),
         "banner": None if words.is_private(results) else words.SEEDED_BANNER,
@@ -76,37 +118,96 @@ def _content(results: dict[str, Any]) -> dict[str, Any]:
         "bayes": words.bayes_sentence(results),
         "parties_sentence": words.parties_sentence(results),
         "overlap": words.overlap_sentence(results),
-        "tiles": tuple(_tiles(results)),
-        "arms": words.in_order(results["arms"]),
-        "arms_plot": plots.draw_arms(results["arms"], metric=results["metric"]),
-        "steps_plot": plots.draw_decomposition(results["decomposition"], metric=results["metric"]),
-        "curve_plots": [shown[name] for name in ("roc", "gains", "calibration", "profit") if name in shown],
+        "tiles": tuple(headline_tiles(results)),
+        "rankings": rankings,
+        "asked": bool(results["configuration"]["privacy"].get("private_evaluation")),
+        "response": _of_response(results) if results["calibration"] else None,
+        "value": _of_value(results, value) if value else None,
+        "metric": words.capital(words.metric_name(results["metric"])),
+        "positives": words.capital(words.positives(results)),
         "parties": _parties(results["parties"]),
         "accountants": sorted({name for spent in results["privacy"].values() for name in spent["accountants"]}),
         "configuration": tuple(_flat(results["configuration"])),
     }
 
 
-def _tiles(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Key numbers as (name, value, remark)."""
-    arm, loss = results["arms"]["federated_dp"], results["loss"]
-    low, high = arm["interval"]
-    after = results["calibration"]["after"]
-    epsilon_of = "largest of any party" if words.is_private(results) else "if the noise were not seeded"
-    yield "Epsilon per customer", words.upwards(words.largest_epsilon(results)), epsilon_of
-    yield results["metric"].upper(), score(arm["mean"]), f"95 % interval {score(low)} to {score(high)}"
-    for name, remark in (("pooled", "Loss against pooled"), ("pooled_best", "Loss against best pooled")):
-        yield remark, percent(loss[name]["mean"]), f"95 % upper bound {percent(loss[name]['upper_95'])}"
-    yield "Lift at 10 %", f"{arm['metrics']['lift_10']:.2f}", f"{percent(arm['metrics']['captured_10'])} of responses"
-    yield "Best profit", f"{1000 * arm['metrics']['profit_best']:,.0f}", "per 1,000 customers, in hindsight"
-    yield "Predicted / observed", f"{after['calibration_ratio']:.3f}", "after private recalibration"
-    rows = words.count(sum(party["rows"] for party in results["parties"]))
-    yield "Parties", words.count(len(results["parties"])), f"{rows} rows"
+def _ranking(ranking: dict[str, Any], *, title: str) -> dict[str, Any]:
+    """Arms by one metric: two plots and a table."""
+    metric, arms = ranking["metric"], ranking["arms"]
+    columns = COLUMNS[metric]
+    return {
+        "title": title,
+        "columns": ("Arm", words.capital(words.metric_name(metric)), "95 % interval", *(name for name, *_ in columns)),
+        "plots": tuple(_plots_of(ranking)),
+        "rows": [
+            {
+                "chosen": arm == "federated_dp",
+                "name": words.arm_name(arm),
+                "description": arms[arm]["description"],
+                "cells": (
+                    score(arms[arm]["mean"]),
+                    " to ".join(map(score, arms[arm]["interval"])),
+                    *_cells(arms[arm].get("metrics") or {}, columns),
+                ),
+            }
+            for arm in words.in_order(arms)
+        ],
+    }
+
+
+def _plots_of(ranking: dict[str, Any]) -> Iterator[Plot]:
+    yield plots.draw_arms(ranking["arms"], metric=ranking["metric"])
+    if all(step["loss"] is not None for step in ranking["decomposition"]):
+        yield plots.draw_decomposition(ranking["decomposition"], metric=ranking["metric"])
+
+
+def _of_response(results: dict[str, Any]) -> dict[str, Any]:
+    curves = results["curves"]
+    draw = {"roc": plots.draw_roc, "gains": plots.draw_gains}
+    draw |= {"calibration": plots.draw_calibration, "profit": plots.draw_profit}
+    return {
+        "plots": [drawn(curves[name]) for name, drawn in draw.items() if curves.get(name)],
+        "known": _known(results["private_evaluation"], KNOWN_OF_RESPONSE),
+    }
+
+
+def _of_value(results: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
+    curves, currency = value["curves"], value["currency"]
+    segments = segments_of(value)
+    return {
+        "tiles": tuple(value_tiles(results)) if value["ranking"] else (),
+        "plots": [plots.draw_deciles(curves["deciles"], currency=currency), plots.draw_value_gains(curves["gains"])],
+        "known": _known(
+            value["private_evaluation"],
+            (*KNOWN_OF_VALUE, (f"Mean spend, {currency}", "mean_spend", words.money)),
+        ),
+        "segments": segments,
+        "lost_segments": lost_segments(segments),
+        "policies": policies_of(value) if value["targeting"] else (),
+        "measured": targeting_sentence(value) if value["targeting"] else "",
+        "lines": lines_sentence(value["lines"]) if value["lines"] else "",
+        "left_out": left_out(value["lines"]) if value["lines"] else (),
+    }
+
+
+def _cells(metrics: dict[str, float], columns: tuple[Column, ...]) -> tuple[str, ...]:
+    return tuple(written(metrics[key]) if key in metrics else "-" for _, key, written in columns)
+
+
+def _known(evaluation: dict[str, Any] | None, shown: tuple[Column, ...]) -> tuple[tuple[str, ...], ...]:
+    """Rows of a private evaluation: name, with privacy, interval of the noise, exact."""
+    if not evaluation:
+        return ()
+    return tuple(
+        (name, written(found["value"]), f"{written(found['low'])} to {written(found['high'])}", written(found["exact"]))
+        for name, key, written in shown
+        for found in (evaluation[key],)
+    )
 
 
 def _parties(parties: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Parties with the places of their three AUCs on a common scale, in percent of its width."""
-    names = ("auc_alone", "auc_alone_dp", "auc_joint_dp")
+    """Parties with the places of their three metrics on a common scale, in percent of its width."""
+    names = ("alone", "alone_dp", "joint_dp")
     known = [party[name] for party in parties for name in names if party[name] is not None]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     width = (high - low) or 1.0
@@ -126,6 +227,11 @@ def _flat(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", str(value)
+
+
+def _breakable(text: str) -> Markup:
+    """A column's name that may be broken after an underscore."""
+    return escape(text).replace("_", Markup("_<wbr>"))
 
 
 def _kept_together(text: str) -> str:

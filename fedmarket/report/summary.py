@@ -13,31 +13,38 @@ from fedmarket.report.words import percent, score
 def print_summary(results: dict[str, Any], console: Console) -> None:
     """Print every arm with what the joint model loses to it, then what each party spent.
 
-    Names are printed as text: markup in a party's name is not obeyed.
+    Where a response and a value are predicted, arms come in both orders. Names are printed as text: markup in a
+    party's name is not obeyed.
     """
     if not words.is_private(results):
         console.print(Text(words.SEEDED_BANNER, style="bold red"))
     console.print(Text(words.headline(results)))
     console.print(_arms(results))
+    if results["value"] and results["value"]["ranking"]:
+        console.print(_arms(results["value"]["ranking"]))
     console.print(_spent(results))
 
 
-def _arms(results: dict[str, Any]) -> Table:
+def _arms(ranking: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("arm")
-    for name in (f"mean {results['metric'].upper()}", "95 % interval", "joint model loses"):
+    for name in (f"mean {words.metric_name(ranking['metric'])}", "95 % interval", "joint model loses"):
         table.add_column(name, justify="right", no_wrap=True)
-    for arm in words.in_order(results["arms"]):
-        value = results["arms"][arm]
+    for arm in words.in_order(ranking["arms"]):
+        value = ranking["arms"][arm]
         low, high = value["interval"]
         table.add_row(
             Text(words.arm_name(arm)),
             score(value["mean"]),
             f"{score(low)} to {score(high)}",
-            "" if arm == "federated_dp" else percent(value["joint_loss"], 2),
+            "" if arm == "federated_dp" else _share(value["joint_loss"]),
             style="bold" if arm == "federated_dp" else None,
         )
     return table
+
+
+def _share(loss: float | None) -> str:
+    return "-" if loss is None else percent(loss, 2)
 
 
 def _spent(results: dict[str, Any]) -> Text:

@@ -19,6 +19,9 @@ ARM_NAMES = {
     "federated_dp": "Federated with privacy",
     "local_only": "Each party alone",
     "local_only_dp": "Each party alone with privacy",
+    "past_spend": "Past spend times a constant",
+    "buyers": "BG/NBD, buy till you die",
+    "public_start": "Public start, untrained",
 }
 """Arms in the order in which they are shown; an arm that is not here is shown last, under its own name."""
 
@@ -30,25 +33,32 @@ STEP_NAMES = {
     "noise": "Noise",
 }
 
+METRIC_NAMES = {"auc": "AUC", "gini": "normalised Gini"}
+
 SEEDED_BANNER = "NOT PRIVATE: noise came from a seeded generator"
 
 
 def headline(results: dict[str, Any]) -> str:
-    """Return the result in one sentence: what was promised to a customer and what that cost.
+    """Return the result in words: what was promised to a customer and what that cost.
+
+    Where a response and a value are predicted, a second sentence is of the value.
 
     Guarantees:
-        Losses are called losses and gains gains, after rounding; the epsilon is the largest of any party, rounded
-        up; seeded noise is named as such.
+        Losses are called losses and gains gains, after rounding; a value that ranks below past spend is said to; the
+        epsilon is the largest of any party, rounded up; seeded noise is named as such.
     """
-    pooled, best = results["loss"]["pooled"], results["loss"]["pooled_best"]
-    verb, best_verb = _verb(pooled["mean"]), _verb(best["mean"])
-    against_best = "" if best_verb == verb else f"{best_verb} "
-    bound = "95 % upper bound" if verb == "loses" else "95 % upper bound of the loss"
-    return (
-        f"{_opening(results)}, the {len(results['parties'])} parties' joint model {verb} {_size(pooled['mean'])} of "
-        f"{results['metric'].upper()} against the pooled model ({bound} {percent(pooled['upper_95'])}) and "
-        f"{against_best}{_size(best['mean'])} against the best pooled model of any class."
-    )
+    said = f"{_opening(results)}, the {len(results['parties'])} parties' joint model {_compared(results)}."
+    ranking = (results["value"] or {}).get("ranking")
+    return f"{said} Its ranking by value {_compared(ranking)}." if ranking else said
+
+
+def metric_name(metric: str) -> str:
+    """Return what a metric is called in a sentence.
+
+    >>> metric_name("gini"), metric_name("auc")
+    ('normalised Gini', 'AUC')
+    """
+    return METRIC_NAMES.get(metric, metric.upper())
 
 
 def is_private(results: dict[str, Any]) -> bool:
@@ -67,17 +77,22 @@ def setting(results: dict[str, Any]) -> str:
     seeds = len(arm["per_seed"])
     return (
         f"{data['source']}: {count(data['train_rows'])} training and {count(data['test_rows'])} test rows, "
-        f"{percent(data['response_rate'])} responses, {data['features']} features. "
+        f"{percent(data['response_rate'])} {positives(results)}, {data['features']} features. "
         f"{'One seed' if seeds == 1 else f'Means over {seeds} seeds'}. "
         f"Delta {short(results['plan']['delta'])}, neighbours by {results['plan']['adjacency'].replace('-', ' ')}."
     )
 
 
+def positives(results: dict[str, Any]) -> str:
+    """Return what the customers are called who did what is asked for: buyers where nothing but a value is predicted."""
+    return "buyers" if results["task"] == "ltv" else "responses"
+
+
 def parties_sentence(results: dict[str, Any]) -> str:
     """Return for how many parties the joint model is better than their own."""
-    parties = [party for party in results["parties"] if party["auc_joint_dp"] is not None]
-    alone = [party["auc_joint_dp"] > party["auc_alone"] for party in parties if party["auc_alone"] is not None]
-    private = [party["auc_joint_dp"] > party["auc_alone_dp"] for party in parties if party["auc_alone_dp"] is not None]
+    parties = [party for party in results["parties"] if party["joint_dp"] is not None]
+    alone = [party["joint_dp"] > party["alone"] for party in parties if party["alone"] is not None]
+    private = [party["joint_dp"] > party["alone_dp"] for party in parties if party["alone_dp"] is not None]
     return (
         f"On its own customers the joint model ranks better than training alone without privacy at {sum(alone)} of "
         f"{len(alone)} parties, and better than training alone with the same privacy at {sum(private)} of "
@@ -92,8 +107,8 @@ def bayes_sentence(results: dict[str, Any]) -> str | None:
         return None
     reached = results["arms"]["federated_dp"]["mean"]
     return (
-        f"The truth of this market is known: no model can be expected to exceed {score(bayes['mean'])}; "
-        f"the joint model reaches {score(reached)}."
+        f"The truth of this market is known: no model can be expected to exceed {score(bayes['mean'])} in "
+        f"{metric_name(results['metric'])}; the joint model reaches {score(reached)}."
     )
 
 
@@ -111,6 +126,15 @@ def arm_name(arm: str) -> str:
     return ARM_NAMES.get(arm, arm.replace("_", " "))
 
 
+def capital(text: str) -> str:
+    """Return ``text`` with a capital at its beginning and the rest as it is.
+
+    >>> capital("normalised Gini")
+    'Normalised Gini'
+    """
+    return text[:1].upper() + text[1:]
+
+
 def in_order(arms: Iterable[str]) -> list[str]:
     """Return arms in the order in which they are shown."""
     known = list(ARM_NAMES)
@@ -118,12 +142,12 @@ def in_order(arms: Iterable[str]) -> list[str]:
 
 
 def score(value: float | None) -> str:
-    """Return an AUC or another metric with four digits; ``-`` where there is none.
+    """Return an AUC or another metric with four digits, without a negative zero; ``-`` where there is none.
 
-    >>> score(0.78125), score(None)
-    ('0.7812', '-')
+    >>> score(0.78125), score(-0.00001), score(None)
+    ('0.7812', '0.0000', '-')
     """
-    return "-" if value is None or not math.isfinite(value) else f"{value:.4f}"
+    return "-" if value is None or not math.isfinite(value) else f"{round(value, 4) + 0.0:.4f}"
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -135,6 +159,24 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{round(100 * share, digits) + 0.0:.{digits}f} %"
 
 
+def thousandths(ratio: float) -> str:
+    """Return a ratio near 1 with three decimals.
+
+    >>> thousandths(1.0052)
+    '1.005'
+    """
+    return f"{ratio:.3f}"
+
+
+def times(factor: float) -> str:
+    """Return a lift with two decimals.
+
+    >>> times(3.4821)
+    '3.48'
+    """
+    return f"{factor:.2f}"
+
+
 def signed(value: float | None) -> str:
     """Return a difference of metrics with its sign.
 
@@ -142,6 +184,24 @@ def signed(value: float | None) -> str:
     ('+0.0123', '-0.5000', '-')
     """
     return "-" if value is None or not math.isfinite(value) else f"{value:+.4f}"
+
+
+def money(amount: float) -> str:
+    """Return an amount with thousands set apart, without a negative zero; its currency stands beside it.
+
+    >>> money(1234.5), money(-0.001)
+    ('1,234.50', '0.00')
+    """
+    return f"{round(amount, 2) + 0.0:,.2f}"
+
+
+def points(difference: float) -> str:
+    """Return a difference of metrics in their own points.
+
+    >>> points(0.00996)
+    '0.0100 points'
+    """
+    return f"{score(difference)} points"
 
 
 def upwards(epsilon: float) -> str:
@@ -193,9 +253,36 @@ def _opening(results: dict[str, Any]) -> str:
     return f"With seeded noise that protects nobody, sized for epsilon {most}{upwards(max(spent))} per customer"
 
 
+def _compared(ranking: dict[str, Any]) -> str:
+    """What the joint model loses or gains against each reference."""
+    pooled, best = ranking["loss"]["pooled"], ranking["loss"]["pooled_best"]
+    (loss, size), (best_loss, best_size) = _amount(pooled), _amount(best)
+    verb, best_verb = _verb(loss), _verb(best_loss)
+    against_best = "" if best_verb == verb else f"{best_verb} "
+    bound = "95 % upper bound" if verb == "loses" else "95 % upper bound of the loss"
+    at_most = points(pooled["points"]["upper_95"]) if pooled["upper_95"] is None else percent(pooled["upper_95"])
+    return (
+        f"{verb} {size} of {metric_name(ranking['metric'])} against the pooled model ({bound} {at_most}) and "
+        f"{against_best}{best_size} against the best pooled model of any class{_beside_past_spend(ranking)}"
+    )
+
+
+def _beside_past_spend(ranking: dict[str, Any]) -> str:
+    """Whether the joint model is worth having at all: past spend times a constant needs none."""
+    if "past_spend" not in ranking["loss"]:
+        return ""
+    loss, size = _amount(ranking["loss"]["past_spend"])
+    if loss == 0:
+        return ", and gains nothing over past spend times a constant"
+    return f", and {f'gains {size} over' if loss < 0 else f'is {size} BELOW'} past spend times a constant"
+
+
+def _amount(loss: dict[str, Any]) -> tuple[float, str]:
+    """A loss after rounding, and its size as written: in points where the reference has no share to lose."""
+    if loss["mean"] is None:
+        return round(loss["points"]["mean"], 4), points(abs(loss["points"]["mean"]))
+    return round(100 * loss["mean"], 1), percent(abs(loss["mean"]))
+
+
 def _verb(loss: float) -> str:
-    return "gains" if round(100 * loss, 1) < 0 else "loses"
-
-
-def _size(loss: float) -> str:
-    return percent(abs(loss))
+    return "gains" if loss < 0 else "loses"

@@ -16,6 +16,7 @@ from fedmarket.evaluation.value import deciles, value_gains
 from fedmarket.models.prediction import Prediction
 from fedmarket.privacy.histogram import SegmentSums
 from fedmarket.simulation.measures import Metrics, there
+from fedmarket.simulation.predictions import PAST_SPEND
 from fedmarket.simulation.seed import JOINT, SeedResult
 
 Document = dict[str, Any]
@@ -67,10 +68,8 @@ def private_value(seed: SeedResult, exact: Metrics, *, rng: np.random.Generator)
 
 def value_curves(seed: SeedResult, *, best: str) -> Document:
     """Return deciles and captured value of one seed, for the joint model and what stands beside it."""
-    spent, named = (
-        there(seed.spent),
-        {"pooled_best": best, "pooled": "pooled", JOINT: JOINT, "past_spend": "past spend"},
-    )
+    spent = there(seed.spent)
+    named = {"pooled_best": best, "pooled": "pooled", JOINT: JOINT, "past_spend": PAST_SPEND}
     values = {arm: there(seed.predictions[name].value) for arm, name in named.items() if name in seed.predictions}
     return {
         "deciles": {arm: deciles(spent, value) for arm, value in values.items()},

@@ -1,4 +1,4 @@
-"""``frontier``: accuracy against epsilon for noise at each party, noise shared between parties, and pooled DP.
+"""``frontier``: AUC or Gini against epsilon for noise at each party, noise shared between parties, and pooled DP.
 
 Each finished run is a line of ``points.jsonl``; a sweep that was stopped goes on where it ended. The page is made from
 ``frontier.json``, which is made from the points.
@@ -17,22 +17,32 @@ import numpy as np
 from scipy import stats
 
 from fedmarket import __version__
+from fedmarket.arrays import FloatArray
 from fedmarket.config import ExperimentConfig, load_config
 from fedmarket.contract.schema import load_contract
-from fedmarket.errors import ConfigError, UsageError
+from fedmarket.errors import UsageError
 from fedmarket.evaluation.metrics import auc
 from fedmarket.evaluation.ranking import rank
-from fedmarket.experiment.arms import arm_named, terms_of
+from fedmarket.evaluation.value import value_metrics
+from fedmarket.experiment.arms import arm_named, start_for, terms_of
 from fedmarket.experiment.market import Market, MarketKey, forget_markets, open_market
 from fedmarket.files import need_writable, sha256_of, write_text
 from fedmarket.flower.inprocess import load_apps
 from fedmarket.models.prediction import Prediction
 from fedmarket.report.frontier import render_frontier
-from fedmarket.simulation.predictions import arm_prediction, boosted_prediction
+from fedmarket.simulation.measures import there
+from fedmarket.simulation.predictions import (
+    BOOSTED,
+    BUYERS,
+    PAST_SPEND,
+    arm_prediction,
+    boosted_prediction,
+    simple_predictions,
+)
 from fedmarket.simulation.run import threads_for_each
 from fedmarket.simulation.seed import rehearsed, run_arm
 
-FORMAT = "fedmarket-frontier/1"
+FORMAT = "fedmarket-frontier/2"
 EPSILONS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 MODES = {
@@ -42,8 +52,18 @@ MODES = {
 }
 """Mode: which arm it runs and under which ``privacy.noise``."""
 
-WITHOUT = ("pooled", "federated", "boosted")
-"""What is run once a seed, without privacy."""
+WITHOUT = ("pooled", "federated")
+"""Arms that are run once a seed, without privacy; other learners stand beside them."""
+
+BEST = ("pooled", BOOSTED, BUYERS)
+"""Among which the best pooled learner is chosen."""
+
+VALUE_METRICS = ("gini", "value_ratio", "decile_error")
+"""What is kept of a value; the first is compared."""
+
+Metrics = dict[str, float]
+Found = dict[str, Metrics]
+"""The metrics of each mode or learner at one point."""
 
 OnPoint = Callable[[int, int], None]
 """Told how many points are done, and of how many."""
@@ -113,7 +133,7 @@ class _Points:
     """The file of finished points; a torn last line, from a run that was stopped while writing, is dropped."""
 
     def __init__(self, path: Path, *, fingerprint: str) -> None:
-        self.found: dict[tuple[int, float | None], dict[str, float]] = {}
+        self.found: dict[tuple[int, float | None], Found] = {}
         self._path = path
         head = {"format": FORMAT, "experiment": fingerprint}
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
@@ -123,18 +143,18 @@ class _Points:
                 raise UsageError(
                     f"{path}: points of another experiment or version; remove it or choose another --output"
                 )
-            self.found = {(point["seed"], point["epsilon"]): point["auc"] for point in whole[1:]}
+            self.found = {(point["seed"], point["epsilon"]): point["found"] for point in whole[1:]}
         except (ValueError, KeyError, TypeError):
             raise UsageError(f"{path}: not a file of points; remove it or choose another --output") from None
         write_text(path, "".join(json.dumps(line) + "\n" for line in (head, *whole[1:])))
 
-    def add(self, item: _Item, found: dict[str, float]) -> None:
+    def add(self, item: _Item, found: Found) -> None:
         self.found[item.key] = found
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"seed": item.seed, "epsilon": item.epsilon, "auc": found}) + "\n")
+            file.write(json.dumps({"seed": item.seed, "epsilon": item.epsilon, "found": found}) + "\n")
 
 
-def _all_found(items: list[_Item], *, workers: int) -> Iterable[tuple[_Item, dict[str, float]]]:
+def _all_found(items: list[_Item], *, workers: int) -> Iterable[tuple[_Item, Found]]:
     if workers == 1 or len(items) < 2:
         for item in items:
             yield item, _run(item)
@@ -150,33 +170,38 @@ def _all_found(items: list[_Item], *, workers: int) -> Iterable[tuple[_Item, dic
             raise
 
 
-def _run(item: _Item) -> dict[str, float]:
-    """Return the AUC on the common test rows of every mode at one epsilon, or of what has no privacy."""
+def _run(item: _Item) -> Found:
+    """Return the metrics on the common test rows of every mode at one epsilon, or of what has no privacy."""
     apps = load_apps(item.config.resolve().parent)
     if item.epsilon is None:
         plain = _key(item, item.changes)
         market = open_market(plain)
-        scores = {name: run_arm(plain, arm_named(name), apps) for name in ("pooled", "federated")}
-        found = {name: _auc_of(plain, outcome.model) for name, outcome in scores.items()}
-        return {**found, "boosted": _ranked(market, boosted_prediction(market))}
+        models = {name: run_arm(plain, arm_named(name), apps).model for name in WITHOUT}
+        learners = {BOOSTED: boosted_prediction(market)} | simple_predictions(market)
+        arms = {name: arm_prediction(market, model) for name, model in models.items()}
+        said = (arms | learners).items()
+        return {name: _metrics(market, prediction) for name, prediction in said if _comparable(market, prediction)}
     found = {}
     for mode, (arm, noise) in MODES.items():
         key = _key(item, _changed(item, noise))
         with rehearsed(open_market(key)) as roster:
             outcome = run_arm(key, arm_named(arm), apps, roster=roster)
-        found[mode] = _auc_of(key, outcome.model)
+        found[mode] = _metrics(open_market(key), arm_prediction(open_market(key), outcome.model))
     return found
 
 
-def _auc_of(key: MarketKey, model: Any) -> float:
-    market = open_market(key)
-    return _ranked(market, arm_prediction(market, model))
+def _comparable(market: Market, prediction: Prediction) -> bool:
+    """Return whether a learner predicts what modes are compared by: past spend tells nothing of a response."""
+    return (prediction.response if market.contract.label is not None else prediction.value) is not None
 
 
-def _ranked(market: Market, prediction: Prediction) -> float:
-    if prediction.response is None:
-        raise ConfigError(f"frontier: contract {market.contract.name} has no label; use simulate at each epsilon")
-    return auc(rank(market.population.labels[market.test_rows], prediction.response))
+def _metrics(market: Market, prediction: Prediction) -> Metrics:
+    """Return what is kept of a prediction; the metric by which modes are compared comes first."""
+    if market.contract.label is not None:
+        return {"auc": auc(rank(market.population.labels[market.test_rows], there(prediction.response)))}
+    spent = there(market.population.spent)[market.test_rows]
+    found = value_metrics(spent, there(prediction.value), purchase_probability=prediction.purchase)
+    return {name: found[name] for name in VALUE_METRICS}
 
 
 def _changed(item: _Item, noise: str) -> tuple[str, ...]:
@@ -200,9 +225,12 @@ def _need_possible(item: _Item) -> None:
 
 def _fingerprint(config: ExperimentConfig) -> str:
     """Return the hash of everything that a point depends on, but seed and epsilon, which stand beside it."""
-    document = config.model_dump(mode="json", exclude={"output", "seeds", "workers"})
+    document = config.model_dump(mode="json", exclude={"output", "seeds", "workers", "start"})
     document["privacy"] = {k: v for k, v in document["privacy"].items() if k not in ("epsilon", "noise")}
-    document["data"]["contract"] = load_contract(Path(config.data.contract)).hash
+    contract = load_contract(Path(config.data.contract))
+    start = start_for(config, contract)
+    document |= {"start": start.hash} if start else {}
+    document["data"]["contract"] = contract.hash
     return sha256_of(json.dumps([__version__, document], sort_keys=True).encode())
 
 
@@ -211,20 +239,30 @@ def _results(
     config_path: Path,
     changes: tuple[str, ...],
     epsilons: tuple[float, ...],
-    points: dict[tuple[int, float | None], dict[str, float]],
+    points: dict[tuple[int, float | None], Found],
 ) -> dict[str, Any]:
     market = open_market(MarketKey(config=config_path, changes=changes, seed=config.seeds[0]))
-    without = {name: np.array([points[seed, None][name] for seed in config.seeds]) for name in WITHOUT}
-    boosted_is_best = without["boosted"].mean() >= without["pooled"].mean()
-    best = without["boosted" if boosted_is_best else "pooled"]
-    rows = []
-    for mode in MODES:
-        for epsilon in epsilons:
-            aucs = np.array([points[seed, epsilon][mode] for seed in config.seeds])
-            rows.append({"mode": mode, "epsilon": epsilon, **_compared(aucs, without["pooled"], best)})
+    metric = next(iter(points[config.seeds[0], None]["pooled"]))
+
+    def over_seeds(name: str, epsilon: float | None = None) -> dict[str, FloatArray]:
+        found = [points[seed, epsilon][name] for seed in config.seeds]
+        return {key: np.array([one[key] for one in found]) for key in found[0]}
+
+    # A learner need not fit every seed's customers.
+    known = [name for name in points[config.seeds[0], None] if all(name in points[seed, None] for seed in config.seeds)]
+    without = {name: over_seeds(name)[metric] for name in known}
+    best = max((name for name in reversed(BEST) if name in without), key=lambda name: float(without[name].mean()))
+    references = {"pooled": without["pooled"], "pooled_best": without[best]}
+    references |= {"past_spend": without[PAST_SPEND]} if PAST_SPEND in without else {}
+    rows = [
+        {"mode": mode, "epsilon": epsilon, **_compared(over_seeds(mode, epsilon), metric, references)}
+        for mode in MODES
+        for epsilon in epsilons
+    ]
     return {
         "format": FORMAT,
         "name": config.name,
+        "metric": metric,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "source": market.population.source,
         "parties": len(market.names),
@@ -236,15 +274,26 @@ def _results(
         "secagg": config.aggregation.secagg,
         "epsilons": list(epsilons),
         "pooled": float(without["pooled"].mean()),
-        "best": {"name": "gradient boosting" if boosted_is_best else "the same model", "auc": float(best.mean())},
-        "without_privacy": _compared(without["federated"], without["pooled"], best),
+        "best": {"name": "the same model" if best == "pooled" else best, "score": float(without[best].mean())},
+        "past_spend": float(without[PAST_SPEND].mean()) if PAST_SPEND in without else None,
+        "without_privacy": _compared(over_seeds("federated"), metric, references),
         "rows": rows,
         "version": __version__,
     }
 
 
-def _compared(aucs: Any, pooled: Any, best: Any) -> dict[str, Any]:
-    return {"auc": float(aucs.mean()), "pooled": _band(1 - aucs / pooled), "pooled_best": _band(1 - aucs / best)}
+def _compared(found: dict[str, FloatArray], metric: str, references: dict[str, FloatArray]) -> dict[str, Any]:
+    """Return the mean of each metric, and the relative loss and the loss in points against each reference.
+
+    A Gini may be at or below zero, which has no share to lose: then there are points alone.
+    """
+    scores = found[metric]
+    return {
+        "score": float(scores.mean()),
+        "metrics": {name: float(values.mean()) for name, values in found.items()},
+        **{name: _band(1 - scores / reference) for name, reference in references.items() if reference.min() > 0},
+        "points": {name: _band(reference - scores) for name, reference in references.items()},
+    }
 
 
 def _band(losses: Any) -> dict[str, Any]:

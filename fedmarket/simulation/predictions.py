@@ -7,16 +7,19 @@ from fedmarket.contract.layout import layout_of
 from fedmarket.contract.transactions import TransactionTerms
 from fedmarket.data.encode import encode
 from fedmarket.errors import ConfigError, DataError
+from fedmarket.experiment.arms import start_for
 from fedmarket.experiment.market import Market
 from fedmarket.models.objectives import objective_of
 from fedmarket.models.prediction import Prediction
 from fedmarket.models.released import ModelState, predict
+from fedmarket.models.start import Start
 from fedmarket.training.baselines import boosted_probabilities, boosted_values, scaled_past_spend
 from fedmarket.training.buyers import fit_buyers
 
 BOOSTED = "gradient boosting"
 PAST_SPEND = "past spend"
 BUYERS = "buy till you die"
+PUBLIC_START = "public start"
 
 DAYS_IN_A_WEEK = 7.0
 
@@ -53,15 +56,17 @@ def past_spend_of(market: Market) -> FloatArray | None:
     name = "total_spend" if market.contract.transactions else market.config.evaluation.past_spend
     if name is None:
         return None
-    if name not in table.columns or not table[name].dtype.is_numeric() or table[name].null_count():
-        raise ConfigError(f"evaluation.past_spend: expected a column of numbers without gaps, got {name!r}")
-    return table[name].to_numpy().astype(np.float64)
+    cells = table[name] if name in table.columns else None
+    if cells is None or not cells.dtype.is_numeric() or not (cells.is_finite() & (cells >= 0)).all(ignore_nulls=False):
+        raise ConfigError(f"evaluation.past_spend: expected a column of numbers from 0 on without gaps, got {name!r}")
+    return cells.to_numpy().astype(np.float64)
 
 
 def simple_predictions(market: Market) -> dict[str, Prediction]:
-    """Return past spend times a constant, and, where there are transactions, a probability model of buyers.
+    """Return what needs no network: past spend times a constant, a probability model of buyers, the public start.
 
-    The latter is BG/NBD with Gamma-Gamma spend on all training customers in one place (:mod:`training.buyers`).
+    The second is BG/NBD with Gamma-Gamma spend on all training customers in one place, where there are transactions;
+    the third is what the model says before any customer is looked at, where it has such a start.
     """
     found, past = {}, past_spend_of(market)
     train, test = market.train_rows, market.test_rows
@@ -72,7 +77,22 @@ def simple_predictions(market: Market) -> dict[str, Prediction]:
         buyers = _buyers(market, market.contract.transactions)
         if buyers is not None:
             found[BUYERS] = Prediction(value=buyers)
+    start = start_for(market.config, market.contract)
+    if start is not None:
+        found[PUBLIC_START] = _untrained(market, start)
     return found
+
+
+def _untrained(market: Market, start: Start) -> Prediction:
+    width = market.layout.width
+    objective = objective_of(market.config.model, market.contract)
+    state = ModelState(
+        centre=np.zeros(width),
+        scale=np.ones(width),
+        parameters=start.parameters,
+        calibration=objective.uncalibrated,
+    )
+    return arm_prediction(market, state, calibrated=False)
 
 
 def _buyers(market: Market, terms: TransactionTerms) -> FloatArray | None:

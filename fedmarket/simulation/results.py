@@ -241,6 +241,7 @@ def _configuration(config: ExperimentConfig) -> dict[str, Any]:
     """Return the configuration as given, without the folders of the machine that ran it."""
     document = config.model_dump(mode="json", exclude={"output"})
     document["data"]["contract"] = document["data"]["contract"].rsplit("/", 1)[-1]
+    document["start"] = config.start and config.start.rsplit("/", 1)[-1]
     if "path" in document["data"]["source"]:
         document["data"]["source"]["path"] = document["data"]["source"]["path"].rsplit("/", 1)[-1]
     return document

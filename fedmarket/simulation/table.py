@@ -10,7 +10,7 @@ from fedmarket.evaluation.comparison import Loss, absolute_loss, mean_interval, 
 from fedmarket.experiment.arms import ARMS, DECOMPOSITION
 from fedmarket.models.prediction import Prediction
 from fedmarket.simulation.measures import Measure, Metrics
-from fedmarket.simulation.predictions import BOOSTED, BUYERS, PAST_SPEND
+from fedmarket.simulation.predictions import BOOSTED, BUYERS, PAST_SPEND, PUBLIC_START
 from fedmarket.simulation.seed import JOINT, SeedResult
 
 LEARNERS = {
@@ -22,8 +22,12 @@ LEARNERS = {
 BESIDE = {
     "past_spend": (PAST_SPEND, "what was spent so far, times a constant"),
     "buyers": (BUYERS, LEARNERS[BUYERS]),
+    "public_start": (PUBLIC_START, "where training starts: public knowledge, no customer was looked at"),
 }
 """What stands beside every predicted value, with its name among the predictions."""
+
+LEAST = {"auc": 0.0, "gini": -1.0}
+"""The least value of each metric."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +52,14 @@ class Table:
         self._measure, self._seeds, self._rng = measure, seeds, rng
         replicates = [self._replicates(seed) for seed in seeds]
         self._arms = {arm.name: self._arm(arm.name, replicates, arm.description) for arm in ARMS}
-        others = {name: words for name, words in LEARNERS.items() if name in replicates[0]}
+        known = set.intersection(*(set(found) for found in replicates))  # a learner need not fit every seed's customers
+        others = {name: words for name, words in LEARNERS.items() if name in known}
         candidates = {"pooled": self._arms["pooled"]}
         candidates |= {name: self._arm(name, replicates, words) for name, words in others.items()}
         self.best = max(reversed(candidates), key=lambda name: float(candidates[name].values.mean()))
         self._arms["pooled_best"] = candidates[self.best]
         for key, (name, words) in BESIDE.items():
-            if name in replicates[0]:
+            if name in known:
                 self._arms[key] = self._arm(name, replicates, words)
 
     def document(self) -> dict[str, Any]:
@@ -86,18 +91,23 @@ class Table:
             "description": arm.description,
             "per_seed": arm.values.tolist(),
             "mean": float(arm.values.mean()),
-            "interval": [max(low, 0.0), min(high, 1.0)],
-            "loss": float((1 - arm.values / self._arms["pooled"].values).mean()),
-            "joint_loss": float((1 - self._arms[JOINT].values / arm.values).mean()),
+            "interval": [max(low, LEAST[self._measure.metric]), min(high, 1.0)],
+            "loss": _share_lost(self._arms["pooled"].values, arm.values),
+            "joint_loss": _share_lost(arm.values, self._arms[JOINT].values),
             "metrics": arm.metrics,
         }
 
     def _loss(self, reference: str) -> dict[str, Any]:
         base, arm = self._arms[reference], self._arms[JOINT]
         replicates = {"reference_replicates": base.replicates, "arm_replicates": arm.replicates}
-        relative = relative_loss(base.values, arm.values, **replicates, rng=self._rng)
         points = absolute_loss(base.values, arm.values, **replicates, rng=self._rng)
-        return {**_as_keys(relative), "points": _as_keys(points)}
+        if base.values.min() > 0 and base.replicates.min() > 0:
+            share = _as_keys(relative_loss(base.values, arm.values, **replicates, rng=self._rng))
+        else:  # a Gini may be at or below zero, which has no share: on few rows that may happen to a replicate alone
+            mean = _share_lost(base.values, arm.values)
+            per_seed = None if mean is None else (1 - arm.values / base.values).tolist()
+            share = {"mean": mean, "upper_95": None, "per_seed": per_seed}
+        return {**share, "points": _as_keys(points)}
 
     def _decomposition(self) -> list[dict[str, Any]]:
         base = self._arms["pooled"].values
@@ -106,7 +116,7 @@ class Table:
                 "step": step,
                 "from": start,
                 "to": end,
-                "loss": float(((self._arms[start].values - self._arms[end].values) / base).mean()),
+                "loss": _share_lost(base, base - self._arms[start].values + self._arms[end].values),
                 "words": words,
             }
             for step, start, end, words in DECOMPOSITION
@@ -136,6 +146,11 @@ class Table:
             parts = [found[f"{arm}/{place}"] for place in range(len(seed.names))]
             found[arm] = np.average(parts, axis=0, weights=_shares(seed))
         return found
+
+
+def _share_lost(reference: FloatArray, values: FloatArray) -> float | None:
+    """Return the mean share of the reference that is lost; None where a reference is not above zero."""
+    return float((1 - values / reference).mean()) if reference.min() > 0 else None
 
 
 def _as_keys(loss: Loss) -> dict[str, Any]:

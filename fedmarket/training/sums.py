@@ -192,8 +192,9 @@ def held_out_sum(
 
 
 def _bounded(amount: FloatArray, unit: FloatArray | float, reach: float) -> FloatArray:
-    """Return ``min(amount / unit, reach) / reach``, between 0 and 1 also where the unit is 0."""
-    return np.asarray(np.minimum(amount, reach * np.asarray(unit)) / np.maximum(reach * np.asarray(unit), 1e-300))
+    """Return ``min(amount / unit, reach) / reach``, between 0 and 1 also where the unit is 0 or below."""
+    most = np.maximum(reach * np.asarray(unit), 0.0)
+    return np.asarray(np.clip(amount, 0.0, most) / np.maximum(most, 1e-300))
 
 
 def _summed(rows: FloatArray, shares: FloatArray | None) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Newton steps on clean statistics end where direct optimisation ends; on noise alone they stay bounded."""
+"""Steps on clean statistics end where direct optimisation ends; on noise alone they stay bounded."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from fedmarket.aggregation.calibration import LONGEST_STEP, SMALLEST_SLOPE, newton_step
-from fedmarket.models.released import REACH, reach_of, recalibrated
+from fedmarket.aggregation.calibration import LEVEL_PRIOR, LONGEST_STEP, SMALLEST_SLOPE, level_step, newton_step
+from fedmarket.models.prediction import REACH, reach_of, recalibrated
 
 PIVOT = -1.2
 
@@ -100,3 +100,59 @@ def test_huge_noise_hardly_moves_and_an_undamped_step_would():
         trusting.append(abs(newton_step(start, drawn, noise_std=0.0)[0] - PIVOT))
     assert np.mean(damped) < 0.7
     assert np.mean(trusting) > 1.0
+
+
+# The level.
+
+REACHES = 10.0
+
+
+@given(level=st.floats(0.1, 20.0), expected=st.floats(1e-3, 1e6))
+def test_without_noise_the_level_is_what_was_spent_over_what_was_expected(level: float, expected: float):
+    found = level_step(np.array([level * expected / REACHES, expected / 2]), reach=REACHES, noise_std=0.0)
+    assert found == pytest.approx(level, rel=1e-9)
+
+
+@given(level=st.floats(0.2, 5.0), expected=st.floats(1.0, 1e4))
+def test_the_more_noise_the_less_of_what_was_observed_is_believed(level: float, expected: float):
+    statistics = np.array([level * expected / REACHES, expected / 2])
+    stds = expected / REACHES * np.array([0.0, 1e-3, 0.01, 0.1, 1.0, 10.0, 1e4])
+    found = np.array([level_step(statistics, reach=REACHES, noise_std=float(std)) for std in stds])
+    off = np.abs(found - 1.0)
+    assert (np.diff(off) <= 1e-12).all()
+    assert ((found - 1.0) * (level - 1.0) >= 0).all()
+    assert off[0] == pytest.approx(abs(level - 1.0))
+    assert off[-1] < 1e-6
+
+
+def test_half_of_what_was_observed_is_believed_where_noise_is_as_wide_as_the_prior():
+    """By hand: 400 expected, half as much again spent, and a standard deviation of LEVEL_PRIOR of the 400."""
+    noise_std = LEVEL_PRIOR * 400.0 / REACHES
+    assert level_step(np.array([60.0, 200.0]), reach=REACHES, noise_std=noise_std) == pytest.approx(1.25)
+
+
+@pytest.mark.statistical
+def test_the_shrunk_level_is_nearer_to_the_truth_than_the_quotient():
+    rng, expected, noise_std = np.random.default_rng(0), 400.0, 12.0
+    truth = 1.0 + LEVEL_PRIOR * rng.standard_normal(4000)
+    drawn = np.stack([truth * expected / REACHES, np.full(4000, expected / 2)], axis=1)
+    drawn += noise_std * np.array([1.0, 0.0]) * rng.standard_normal(drawn.shape)
+    shrunk = np.array([level_step(row, reach=REACHES, noise_std=noise_std) for row in drawn])
+    quotient = REACHES * drawn[:, 0] / expected
+    variance = 1 / (1 / LEVEL_PRIOR**2 + (expected / REACHES / noise_std) ** 2)
+    assert np.mean((shrunk - truth) ** 2) == pytest.approx(variance, rel=0.1)  # Bayes' least
+    assert np.mean((shrunk - truth) ** 2) < 0.8 * np.mean((quotient - truth) ** 2)
+
+
+@given(statistics=arrays(np.float64, 2, elements=st.floats(-1e9, 1e9)), noise_std=st.floats(0, 1e9))
+def test_no_noise_makes_a_level_that_is_not_finite_or_nearly_nothing(statistics: np.ndarray, noise_std: float):
+    found = level_step(statistics, reach=REACHES, noise_std=noise_std)
+    assert np.isfinite(found)
+    assert found >= 0.1
+
+
+@pytest.mark.parametrize("noise_std", [0.0, 3.0])
+def test_negative_statistics_do_no_harm(noise_std: float):
+    assert level_step(np.array([5.0, -20.0]), reach=REACHES, noise_std=noise_std) == 1.0  # nothing expected, it seems
+    assert level_step(np.array([0.0, 0.0]), reach=REACHES, noise_std=noise_std) == 1.0
+    assert level_step(np.array([-50.0, 200.0]), reach=REACHES, noise_std=noise_std) == 0.1

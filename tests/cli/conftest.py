@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fedmarket import cli
+from fedmarket.cli.main import main
 
 CONTRACT = """
 format = "fedmarket-contract/1"
@@ -69,7 +69,7 @@ def fedmarket(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     def run(*words: object) -> Ran:
         monkeypatch.setattr(sys, "argv", ["fedmarket", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main()
         said = capsys.readouterr()
         return Ran(code=int(ended.value.code or 0), out=said.out, err=said.err)
 

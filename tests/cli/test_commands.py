@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fedmarket import __version__, cli
+from fedmarket import __version__
+from fedmarket.cli import main as entry
 
 FEDMARKET = Path(sys.executable).with_name("fedmarket")
 
@@ -53,7 +54,7 @@ def test_an_interruption_ends_with_130_and_no_traceback(fedmarket: Callable, sho
 def test_help_loads_nothing_heavy():
     script = (
         "import sys; sys.argv = ['fedmarket', '--help']\n"
-        "from fedmarket.cli import main\n"
+        "from fedmarket.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "print([m for m in ('torch', 'flwr', 'polars', 'numpy', 'pydantic', 'opacus') if m in sys.modules])"
@@ -80,7 +81,7 @@ def test_a_missing_library_is_answered_with_what_to_install(fedmarket: Callable,
     def missing(*_: object, **__: object) -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
-    monkeypatch.setattr(cli, "app", missing)
+    monkeypatch.setattr(entry, "app", missing)
     ran = fedmarket("simulate", "config.toml")
     assert ran.error == "this command needs torch: pip install 'fedmarket[train,flower]'"
     assert ran.code == 2

@@ -49,7 +49,11 @@ CONFIG_ERRORS = {
     "a walk backwards": ("noise_walk = 0.17", "noise_walk = -0.1", "training.noise_walk"),
     "no row norm": ("row_norm = 3.5", "row_norm = 1.0", "scaling.row_norm"),
     "an exponent above one": ("exponent = 0.35", "exponent = 1.5", "scaling.exponent"),
-    "shares": ("centre_share = 0.05", "centre_share = 0.96", "centre_share + privacy.calibration_share must be below"),
+    "shares": (
+        "centre_share = 0.05",
+        "centre_share = 0.96",
+        "privacy: centre_share, calibration_share and the shares of value must add up to below 1",
+    ),
     "generator": ("seeded-for-tests", "mersenne-twister", "privacy.generator"),
     "no seed": ("seeds = [0]", "seeds = []", "seeds"),
     "a seed twice": ("seeds = [0]", "seeds = [1, 1]", "a seed is used twice"),

@@ -13,14 +13,17 @@ from fedmarket.errors import ContractViolation
 SECRET = 987654321.5
 
 
-def contract(*columns: dict[str, Any], unit: str = "row", delta: float = 1e-5) -> Contract:
+def contract(*columns: dict[str, Any], unit: str = "row", delta: float = 1e-5, task: str = "propensity") -> Contract:
+    label = {"column": "y", "positive": "yes", "negative": "no"}
+    value = {"column": "spend", "currency": "EUR", "upper": 100, "typical": 30}
     return Contract.model_validate(
         {
             "format": "fedmarket-contract/1",
             "name": "test",
-            "task": "propensity",
+            "task": task,
             "minimum_parties": 2,
-            "label": {"column": "y", "positive": "yes", "negative": "no"},
+            "label": label if task != "ltv" else None,
+            "value": value if task != "propensity" else None,
             "privacy": {"unit": unit, "adjacency": "add-or-remove-one", "delta": delta},
             "columns": columns or (AGE,),
         }
@@ -119,6 +122,39 @@ def test_a_category_of_lists_is_refused():
 )
 def test_a_bad_label_column_is_named_with_its_rule_and_count(labels: list[Any], said: str):
     assert broken(y=labels) == (said,)
+
+
+@pytest.mark.parametrize("task", ["ltv", "propensity-and-ltv"])
+@pytest.mark.parametrize(
+    ("spend", "said"),
+    [
+        (["1", "x", "", "y"], ("2 values are not numbers", "1 values are missing")),
+        ([1.0, math.nan, None, 3.0], ("1 values are missing", "1 values are NaN")),
+        ([1.0, math.inf, -math.inf, SECRET], ("2 values are infinite",)),
+        (["-0.01", "-1e300", "0", "nan"], ("1 values are NaN", "2 values are below zero")),
+        ([True, False, True, True], ("expected numbers, got Boolean",)),
+        ([None, None, None, None], ("4 values are missing",)),
+    ],
+)
+def test_a_bad_value_column_is_named_with_its_rules_and_counts(task: str, spend: list[Any], said: tuple[str, ...]):
+    assert broken(contract(task=task), spend=spend) == tuple(f"value column 'spend': {rule}" for rule in said)
+
+
+def test_a_value_may_be_zero_for_all_or_above_its_bound_and_both_are_counted():
+    for spend, buyers, clipped in (([0, 0, 0, 0], 0, 0), (["0", "100", "100.01", "1e300"], 3, 2)):
+        table = pl.DataFrame({**GOOD, "spend": spend})
+        profile = check_table(table, contract(task="propensity-and-ltv"), source="party")
+        assert (profile.positives, profile.buyers, profile.clipped_values) == (1, buyers, clipped)
+        profile = check_table(table.drop("y"), contract(task="ltv"), source="party")
+        assert (profile.positives, profile.buyers, profile.clipped_values) == (None, buyers, clipped)
+        assert profile.ignored == ()
+
+
+def test_a_training_table_needs_a_value_and_a_scoring_table_does_not():
+    table = pl.DataFrame({"age": [1, 2]})
+    assert find_violations(table, contract(task="ltv")) == ("value column 'spend': missing",)
+    profile = check_table(table, contract(task="ltv"), source="scores", label_expected=False)
+    assert (profile.positives, profile.buyers, profile.clipped_values) == (None, None, None)
 
 
 def test_a_training_table_needs_a_label_and_a_scoring_table_does_not():

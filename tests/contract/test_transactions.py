@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from fedmarket.contract.layout import layout_of
 from fedmarket.contract.schema import Contract
-from fedmarket.contract.transactions import TARGETS, TransactionTerms, columns_of
+from fedmarket.contract.transactions import TransactionTerms, columns_of, value_of
+from fedmarket.documents import parse_document
 from fedmarket.errors import ConfigError
-from fedmarket.files import parse_document
 
 DOCUMENT = """
 customer = "CustomerID"
@@ -31,6 +31,7 @@ end = 2011-12-10
 max_transactions = 100
 max_amount = 5000
 max_value = 20000.0
+typical_value = 900
 [category]
 column = "Country"
 vocabulary = ["United Kingdom", "France"]
@@ -73,6 +74,12 @@ def test_a_document_survives_its_canonical_json():
         ({"max_amount": float("nan")}, "max_amount: "),
         ({"max_value": float("inf")}, "max_value: "),
         ({"max_value": "9"}, "max_value: .*number, got '9'"),
+        ({"typical_value": None}, "typical_value: missing"),
+        ({"typical_value": 0}, "typical_value: .* greater than 0, got 0"),
+        ({"typical_value": 20_000}, "typical_value must be below max_value"),
+        ({"weights": {"frequency": 0}}, "weights.frequency: .* greater than 0, got 0"),
+        ({"weights": {"frequency": 10.5}}, "weights.frequency: .* less than or equal to 10, got 10.5"),
+        ({"weights": {"fun": 2, "age": 1}}, "weights: unknown features age, fun; expected some of transactions, freq"),
         ({"start": "1.12.2009"}, "start: expected a date such as 1997-10-01, got '1.12.2009'"),
         ({"start": tomllib.loads("x = 2009-12-01T00:00:00")["x"]}, "start: expected a date .* without a time"),
         ({"start": 20091201}, "start: "),
@@ -135,10 +142,11 @@ def test_columns_are_a_contract_under_any_terms(most: int, amount: float, days: 
         {
             "format": "fedmarket-contract/1",
             "name": "ltv",
-            "task": "propensity",
+            "task": "ltv",
             "minimum_parties": 1,
-            "label": {"column": TARGETS[1], "positive": "true", "negative": "false"},
+            "value": value_of(made).model_dump(),
             "privacy": {"unit": "column:CustomerID", "adjacency": "add-or-remove-one", "delta": 1e-6},
+            "transactions": made.model_dump(mode="json"),
             "columns": [column.model_dump() for column in columns],
         }
     )
@@ -159,3 +167,22 @@ def test_bounds_and_edges_are_those_of_windows_and_limits():
     assert [name for name in columns if name.startswith("spend_share")] == [f"spend_share_q{i}" for i in (1, 2, 3, 4)]
     short = {column.name: column for column in columns_of(terms(start="2011-06-01"))}
     assert short["frequency"].upper == short["recency_days"].upper == 8
+
+
+def test_the_value_is_the_future_spend_up_to_its_public_bound():
+    value = value_of(terms())
+    assert (value.column, value.currency, value.upper, value.typical) == ("future_spend", "GBP", 20_000, 900)
+
+
+def test_weights_are_those_of_the_columns_and_1_where_they_are_silent():
+    told = {column.name: column.weight for column in columns_of(terms(weights={"frequency": 3, "Country:France": 0.5}))}
+    assert told.pop("frequency") == 3
+    assert told.pop("Country:France") == 0.5
+    assert set(told.values()) == {1.0}
+
+
+def test_equal_terms_have_equal_hashes_in_whatever_order_the_weights_came():
+    one, same = (terms(weights=dict(order)) for order in ([("frequency", 3), ("recency_days", 2)],) * 2)
+    assert one == same
+    assert hash(one) == hash(terms(weights={"recency_days": 2, "frequency": 3}))
+    assert len({one, terms(), terms(max_value=1000)}) == 3

@@ -9,6 +9,7 @@ import pytest
 
 from fedmarket.config import DataSection, load_config
 from fedmarket.contract.schema import Contract, load_contract
+from fedmarket.contract.transactions import TransactionTerms, columns_of, value_of
 from fedmarket.data import population as module
 from fedmarket.data.population import Population, deal, load_population
 from fedmarket.data.public import PUBLIC_FILES, locate
@@ -56,6 +57,10 @@ def test_the_market_comes_with_its_truth_and_its_parties(population: Population)
     assert population.party is not None
     assert population.truth.shape == population.party.shape == population.labels.shape == (1500,)
     assert population.labels.tolist() == (population.table["responded"] == "yes").cast(pl.Float32).to_list()
+    assert population.targets.tolist() == population.labels[:, None].tolist()
+    assert population.expected_value is not None
+    assert population.expected_value.shape == (1500,)
+    assert (population.spent, population.first_days, population.counts) == (None, None, None)
 
 
 def test_every_row_is_dealt_once_and_stays_with_its_company(population: Population):
@@ -201,6 +206,156 @@ def test_a_table_that_breaks_the_contract_is_refused(tmp_path: Path):
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(TableError, match=r"none\.csv: cannot be read"):
         load_population(own_file(tmp_path / "none.csv"), TERMS)
+
+
+# Lifetime value: customers from lines of sale, or a table that has a value.
+
+
+SHOPS: dict[str, object] = {
+    "customer": "客户",
+    "time": "day",
+    "time_format": "%F",
+    "amount": "paid",
+    "amount_is": "total",
+    "currency": "EUR",
+    "start": "2020-01-01",
+    "cut": "2020-07-01",
+    "end": "2021-01-01",
+    "max_transactions": 2,
+    "max_amount": 50,
+    "max_value": 80,
+    "typical_value": 20,
+}
+
+
+def with_transactions(**changed: object) -> Contract:
+    terms = TransactionTerms.model_validate(SHOPS | changed)
+    parts = {"transactions": terms, "columns": columns_of(terms), "value": value_of(terms), "label": None}
+    privacy = TERMS.privacy.model_copy(update={"unit": "column:客户"})
+    return Contract.model_validate(TERMS.model_dump() | parts | {"task": "ltv", "privacy": privacy})
+
+
+def sales(folder: Path, *, customers: int = 90) -> Path:
+    """Write for each customer four purchases from the day of one of three months on, and for every third a late one."""
+    lines = [
+        {"客户": f"c{place:02}", "day": f"2020-0{1 + place % 3}-{day:02}", "paid": 10 * day}
+        for place in range(customers)
+        for day in (2, 3, 4, 5)
+    ]
+    lines += [{"客户": f"c{place:02}", "day": "2020-08-01", "paid": 60 + place} for place in range(0, customers, 3)]
+    lines.append({"客户": "c00", "day": "2021-01-01", "paid": 1})
+    path = folder / "sales.csv"
+    pl.DataFrame(lines)[np.random.default_rng(4).permutation(len(lines))].write_csv(path)
+    return path
+
+
+def test_lines_of_sale_become_customers_with_what_they_really_spent(tmp_path: Path):
+    rows = load_population(own_file(sales(tmp_path)), with_transactions())
+    assert rows.table["客户"].to_list() == [f"c{place:02}" for place in range(90)]
+    later = np.array([60.0 + place if place % 3 == 0 else 0.0 for place in range(90)])
+    assert rows.spent is not None
+    np.testing.assert_array_equal(rows.spent, later)
+    np.testing.assert_array_equal(rows.targets, np.minimum(later, 80)[:, None])
+    assert rows.targets.dtype == np.float32
+    assert (rows.target_names, rows.customers, rows.truth, rows.expected_value) == (("value",), None, None, None)
+    assert rows.counts is not None
+    assert (rows.counts.lines, rows.counts.after_end, rows.counts.over_limit) == (391, 1, 180)
+
+
+def test_parties_by_first_purchase_know_it_before_the_limit_of_purchases(tmp_path: Path):
+    data = own_file(sales(tmp_path), {"kind": "acquisition", "period": "month"})
+    rows = load_population(data, with_transactions())
+    dealt = deal(rows, data, seed=0)
+    assert {name: part.size for name, part in dealt.train.items()} == {"2020-01": 24, "2020-02": 24, "2020-03": 24}
+    assert rows.first_days is not None
+    assert set(rows.first_days[dealt.train["2020-02"]].astype(str)) == {"2020-02-02"}
+
+
+def test_a_value_needs_no_buyer_in_training_but_enough_rows(tmp_path: Path):
+    data = own_file(sales(tmp_path, customers=60), {"kind": "acquisition", "period": "month"})
+    with pytest.raises(DataError, match="party '2020-01': expected 20 training rows or more, got 16"):
+        deal(load_population(data, with_transactions()), data, seed=0)
+    data = own_file(sales(tmp_path), {"kind": "acquisition", "period": "month"})
+    rows = load_population(data, with_transactions())
+    assert rows.targets[deal(rows, data, seed=0).train["2020-02"]].max() == 0
+
+
+@pytest.mark.parametrize("partition", [{"kind": "hash", "column": "客户", "parties": 2}, {"kind": "iid", "parties": 3}])
+def test_customers_made_from_lines_are_dealt_in_other_ways_too(tmp_path: Path, partition: dict[str, object]):
+    data = own_file(sales(tmp_path), partition)
+    dealt = deal(load_population(data, with_transactions()), data, seed=0)
+    assert np.sort(np.concatenate([*dealt.train.values(), *dealt.test.values()])).tolist() == list(range(90))
+
+
+def test_without_transactions_there_is_no_first_purchase_and_without_a_label_no_label(tmp_path: Path):
+    data = own_file(with_customers(tmp_path), {"kind": "acquisition", "period": "quarter"})
+    with pytest.raises(DataError, match="partition acquisition: expected a contract with transactions"):
+        deal(load_population(data, TERMS), data, seed=0)
+    data = own_file(sales(tmp_path), {"kind": "label-skew", "parties": 2, "alpha": 1.0})
+    rows = load_population(data, with_transactions())
+    with pytest.raises(DataError, match="partition label-skew: expected a contract with a label"):
+        deal(rows, data, seed=0)
+    with pytest.raises(DataError, match=r"sales\.csv: expected a contract with a label, got one without"):
+        _ = rows.labels
+
+
+def test_lines_that_break_the_terms_are_refused(tmp_path: Path):
+    with pytest.raises(ContractViolation, match=r"^客户\.csv: column 'day': missing"):
+        load_population(own_file(with_customers(tmp_path)), with_transactions())
+    with pytest.raises(DataError, match=r"synthetic market \(seed 7\): has customers and no transactions"):
+        load_population(market(), with_transactions())
+
+
+@pytest.mark.parametrize(("task", "targets"), [("ltv", 1), ("propensity-and-ltv", 2)])
+def test_the_market_has_a_value_whose_expectation_is_known(task: str, targets: int):
+    value = {"column": "spend_next_year", "currency": "EUR", "upper": 500, "typical": 150}
+    changed = {"task": task, "value": value} | ({"label": None} if task == "ltv" else {})
+    rows = load_population(market(), Contract.model_validate(DEMO.model_dump() | changed))
+    assert rows.targets.shape == (1500, targets)
+    assert rows.spent is not None
+    assert rows.expected_value is not None
+    assert rows.spent.tolist() == rows.table["spend_next_year"].to_list()
+    assert rows.targets[:, -1].max() == 500 < rows.spent.max()
+    assert rows.spent.mean() == pytest.approx(rows.expected_value.mean(), rel=0.15)
+    assert np.concatenate(list(deal(rows, market(), seed=0).train.values())).size == 1125
+    if task == "propensity-and-ltv":
+        assert rows.labels.tolist() == rows.targets[:, 0].tolist()
+
+
+RETAIL = {
+    "customer": "CustomerID",
+    "time": "InvoiceDate",
+    "time_format": "%F %T",
+    "amount": "UnitPrice",
+    "amount_is": "unit-price",
+    "currency": "GBP",
+    "quantity": "Quantity",
+    "order": "InvoiceNo",
+    "cancellations": {"kind": "prefix", "column": "InvoiceNo", "prefix": "C", "treatment": "net"},
+    "without_customer": "drop",
+    "start": "2009-12-01",
+    "cut": "2011-06-10",
+    "end": "2011-12-10",
+    "max_transactions": 100,
+    "max_amount": 5000,
+    "max_value": 20_000,
+    "typical_value": 900,
+}
+
+
+def test_a_public_set_of_lines_loads_and_deals_its_cohorts():
+    if all(locate(public) is None for public in PUBLIC_FILES if public.name == "online-retail-ii"):
+        pytest.skip("no data folder has this file")
+    source = {"kind": "public", "name": "online-retail-ii", "partition": {"kind": "acquisition", "period": "quarter"}}
+    data = DataSection.model_validate({"contract": "contract.toml", "test_share": 0.2, "source": source})
+    read = TransactionTerms.model_validate(RETAIL)
+    parts = {"transactions": read, "columns": columns_of(read), "value": value_of(read), "label": None, "task": "ltv"}
+    privacy = TERMS.privacy.model_copy(update={"unit": f"column:{read.customer}"})
+    rows = load_population(data, Contract.model_validate(TERMS.model_dump() | parts | {"privacy": privacy}))
+    assert rows.counts is not None
+    assert rows.counts.without_customer == 235_287
+    assert list(deal(rows, data, seed=0).train)[:2] == ["2009-Q4", "2010-Q1"]
+    assert len(deal(rows, data, seed=0).train) == 7
 
 
 def test_the_bank_experiment_loads_and_deals_twelve_parties():

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from fedmarket.data import public
 from fedmarket.data.public import PUBLIC_FILES, PublicFile, load_public, locate, public_set
+from fedmarket.data.tables import parse_csv, parse_long_csv
 from fedmarket.errors import ConfigError, TableError
 from fedmarket.files import sha256_of
 
@@ -143,11 +145,17 @@ def test_an_unknown_set_is_refused_with_the_known_names():
 
 def test_registered_hashes_are_whole_and_names_distinct():
     assert all(len(entry.sha256) == 64 and int(entry.sha256, 16) for entry in PUBLIC_FILES)
-    assert len({entry.name for entry in PUBLIC_FILES}) == len({entry.sha256 for entry in PUBLIC_FILES}) == 3
+    assert len({entry.name for entry in PUBLIC_FILES}) == len({entry.sha256 for entry in PUBLIC_FILES}) == 5
     assert all(entry.url is None or entry.members[-1].endswith(entry.file) for entry in PUBLIC_FILES)
 
 
-SHAPES = {"bank-additional": (41_188, 21), "bank-full": (45_211, 17), "credit-default": (30_000, 25)}
+SHAPES = {
+    "bank-additional": (41_188, 21),
+    "bank-full": (45_211, 17),
+    "credit-default": (30_000, 25),
+    "cdnow": (69_659, 4),
+    "online-retail-ii": (1_044_847, 7),
+}
 
 
 @pytest.mark.parametrize("entry", PUBLIC_FILES, ids=lambda entry: entry.name)
@@ -155,6 +163,23 @@ def test_a_set_at_hand_has_its_published_shape(entry: PublicFile):
     if locate(entry) is None:
         pytest.skip("no data folder has this file")
     assert public_set(entry.name).shape == SHAPES[entry.name]
+
+
+@pytest.mark.parametrize("entry", [one for one in PUBLIC_FILES if not one.spaced], ids=lambda entry: entry.name)
+def test_a_set_is_read_fast_as_it_would_be_read_slowly(entry: PublicFile):
+    path = locate(entry)
+    if path is None:
+        pytest.skip("no data folder has this file")
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as opened:
+        content = b"".join(itertools.islice(opened, 20_000))
+    assert parse_long_csv(content, source="fast").equals(parse_csv(content, source="slow"))
+
+
+def test_a_file_without_a_header_is_read_by_the_names_of_its_fields(folders: Path):
+    content = b" 00001 19970101\r\n 00002 19970102\r\n"
+    put(folders / "told" / "table.csv", content)
+    told = replace(known(content=content), spaced=("id", "day"))
+    assert load_public(told).rows() == [("00001", "19970101"), ("00002", "19970102")]
 
 
 def test_the_default_cache_is_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

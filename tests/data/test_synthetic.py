@@ -18,6 +18,7 @@ from fedmarket.data import synthetic
 from fedmarket.data.encode import encode
 from fedmarket.data.synthetic import Market, synthetic_market
 from fedmarket.errors import DataError
+from fedmarket.files import sha256_of
 
 DEMO = Path(__file__).parents[2] / "experiments" / "demo"
 
@@ -45,7 +46,7 @@ def test_the_seed_determines_everything():
 def test_every_market_keeps_the_demo_contract(seed: int, parties: int):
     made = synthetic_market(customers=4_000, parties=parties, seed=seed)
     profile = check_table(made.table, load_contract(DEMO / "contract.toml"), source="market")
-    assert profile.ignored == ()
+    assert profile.ignored == ("past_spend", "spend_next_year")
     assert len(set(made.party)) == parties
 
 
@@ -107,10 +108,11 @@ def test_the_true_probabilities_are_calibrated_and_slightly_wrong_ones_are_not(m
 def test_the_truth_ranks_better_than_a_fitted_logistic_regression(market: Market, binning: bool):
     contract = load_contract(DEMO / "contract.toml")
     encoded = encode(market.table, contract, layout_of(contract, binning=binning))
+    labels = encoded.targets[:, 0]
     train, test = slice(0, 20_000), slice(20_000, None)
-    fitted = LogisticRegression(max_iter=1000).fit(encoded.features[train], encoded.labels[train])
-    truth = roc_auc_score(encoded.labels[test], market.response_probability[test])
-    learnt = roc_auc_score(encoded.labels[test], fitted.decision_function(encoded.features[test]))
+    fitted = LogisticRegression(max_iter=1000).fit(encoded.features[train], labels[train])
+    truth = roc_auc_score(labels[test], market.response_probability[test])
+    learnt = roc_auc_score(labels[test], fitted.decision_function(encoded.features[test]))
     assert 0.76 < truth < 0.82
     assert 0.70 < learnt < truth - 0.01
 
@@ -144,6 +146,48 @@ def test_customers_who_dropped_out_are_worth_nothing(market: Market):
     assert 0.1 < (market.expected_value == 0).mean() < 0.6
     assert np.isfinite(market.expected_value).all()
     assert (market.expected_value >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (
+            {"customers": 500, "parties": 3, "seed": 1},
+            "751643f9e83b9a6c40ca2ec5a61048e224b797930eaae59cfc556e4814e16514",
+        ),
+        (
+            {"customers": 1500, "parties": 4, "seed": 7},
+            "364df36f5e2f90b5b8f59e1bc8426a66489cfaa193c78ed76ead40835d93b99f",
+        ),
+    ],
+)
+def test_the_year_to_come_left_all_other_columns_as_they_were(size: dict[str, int], expected: str):
+    table = synthetic_market(**size).table
+    assert table.columns[-1] == "spend_next_year"
+    assert sha256_of(table.drop("past_spend", "spend_next_year").write_csv().encode()) == expected
+
+
+def test_the_spend_to_come_is_money_and_nothing_for_those_who_dropped_out(market: Market):
+    spend = market.table["spend_next_year"].to_numpy()
+    assert (spend == spend.round(2)).all()
+    assert (spend[market.expected_value == 0] == 0).all()
+    assert 0.3 < (spend == 0).mean() < 0.7
+    assert spend.min() == 0
+
+
+@pytest.mark.statistical
+def test_the_expected_value_is_the_mean_of_the_spend_to_come_and_a_slightly_wrong_one_is_not(market: Market):
+    spend, expected = market.table["spend_next_year"].to_numpy(), market.expected_value
+    groups = np.array_split(np.argsort(expected), 20)[10:]  # Half of the customers dropped out or hardly buy.
+    limit = chi2.ppf(0.999, df=len(groups))
+
+    def distance(told: np.ndarray) -> float:
+        left = [spend[group] - told[group] for group in groups]
+        return float(sum(part.mean() ** 2 / (part.var() / part.size) for part in left))
+
+    assert distance(expected) < limit
+    assert distance(1.1 * expected) > limit
+    assert distance(np.full(spend.size, spend.mean())) > limit
 
 
 @pytest.mark.parametrize("parties", [0, 101])

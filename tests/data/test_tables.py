@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fedmarket.data.tables import read_table
+from fedmarket.data.tables import parse_csv, parse_long_csv, read_table
 from fedmarket.errors import TableError
 
 
@@ -119,3 +119,20 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path):
     for path in (tmp_path / "none.csv", tmp_path / "folder.parquet"):
         with pytest.raises(TableError, match=f"^{path}: cannot be read"):
             read_table(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["客户;age\n李雷;31\n韩;\n", 'a,b\n"x, ""y""",01\n"",1e3\n', "\ufeffa\tb\r\n1\t2\r\n", "a,b\n", "a,b\n1,2"],
+)
+def test_a_well_formed_document_is_read_fast_as_it_is_read_slowly(content: str):
+    fast, slow = (parse(content.encode(), source="x") for parse in (parse_long_csv, parse_csv))
+    assert fast.equals(slow)
+    assert fast.schema == slow.schema
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2,98765\n"])
+def test_a_fault_that_the_fast_reader_sees_is_told_without_a_cell(content: bytes):
+    with pytest.raises(TableError, match=r"^x: not a csv table$") as caught:
+        parse_long_csv(content, source="x")
+    assert caught.value.__suppress_context__

@@ -18,7 +18,7 @@ from polars.testing import assert_frame_equal
 from fedmarket.contract.check import check_table
 from fedmarket.contract.layout import layout_of
 from fedmarket.contract.schema import Contract
-from fedmarket.contract.transactions import TARGETS, TransactionTerms, columns_of
+from fedmarket.contract.transactions import TARGETS, TransactionTerms, columns_of, value_of
 from fedmarket.data.encode import encode
 from fedmarket.data.tables import parse_spaced
 from fedmarket.data.transactions import customers_of, customers_with_counts
@@ -39,6 +39,7 @@ BASE: dict[str, Any] = {
     "max_transactions": 3,
     "max_amount": 50.0,
     "max_value": 80.0,
+    "typical_value": 20.0,
 }
 ORDERS = {"order": "order"}
 PRICES = {"amount_is": "unit-price", "quantity": "items"}
@@ -292,8 +293,28 @@ def test_each_amount_is_clipped_and_the_target_once():
     lines = [line(price=1e300), line(price=3), line(when="2020-04-01", price=70), line(when="2020-04-02", price=70)]
     row = row_of(lines)
     assert (row["total_spend"], row["last_spend"], row["future_spend"]) == (53, 50, 80)
-    counts = customers_with_counts(table_of(lines), terms()).counts
-    assert (counts.clipped_amounts, counts.clipped_values) == (1, 1)
+    found = customers_with_counts(table_of(lines), terms())
+    assert (found.counts.clipped_amounts, found.counts.clipped_values) == (1, 1)
+    assert found.spent.tolist() == [140]
+
+
+@given(lines=LINES, signs=SIGNS, made=TERMS)
+def test_what_was_really_spent_is_the_target_before_it_is_clipped(
+    lines: list[Line], signs: list[int], made: TransactionTerms
+):
+    found = customers_with_counts(table_of(signed(lines, signs, made)), made)
+    unbound = customers_of(table_of(signed(lines, signs, made)), made.model_copy(update={"max_value": 1e12}))
+    assert found.spent.tolist() == unbound["future_spend"].to_list()
+    assert np.minimum(found.spent, made.max_value).tolist() == found.table["future_spend"].to_list()
+    assert found.first_days.shape == found.spent.shape == (found.table.height,)
+
+
+def test_the_first_day_is_that_of_the_first_purchase_that_stands_and_no_line_limit_moves_it():
+    lines = [line(when=f"2020-02-0{day}", price=day) for day in (2, 3, 4, 5)] + [line("b", when="2020-03-01")]
+    taken_back = [line(when="2020-01-12", price=7), line(when="2020-01-13", price=-7), line(when="2020-01-01")]
+    found = customers_with_counts(table_of(lines + taken_back), terms(cancellations=NEGATIVE))
+    assert found.first_days.astype(str).tolist() == ["2020-02-02", "2020-03-01"]
+    assert found.table["tenure_days"].to_list() == [35, 8]
 
 
 def test_lines_of_an_order_are_one_transaction_and_without_orders_each_is_one():
@@ -469,18 +490,23 @@ def test_customers_keep_the_contract_of_their_columns_and_are_encoded():
         {
             "format": "fedmarket-contract/1",
             "name": "ltv",
-            "task": "propensity",
+            "task": "ltv",
             "minimum_parties": 1,
-            "label": {"column": "bought_again", "positive": "true", "negative": "false"},
+            "value": value_of(made),
             "privacy": {"unit": "column:id", "adjacency": "add-or-remove-one", "delta": 1e-5},
-            "columns": [column.model_dump() for column in columns_of(made)],
+            "transactions": made,
+            "columns": columns_of(made),
         }
     )
     table = customers_of(table_of(lines), made)
-    assert check_table(table, contract, source="party").positives == 1
+    profile = check_table(table, contract, source="party")
+    assert (profile.rows, profile.buyers, profile.ignored) == (2, 1, ())
     encoded = encode(table, contract, layout_of(contract, binning=True))
-    assert encoded.labels is not None
-    assert encoded.labels.tolist() == [1, 0]
+    assert encoded.targets is not None
+    assert encoded.targets.tolist() == [[10], [0]]
+    first_time = customers_of(table_of([line("a"), line("b")]), made)
+    assert first_time["gap_mean_days"].null_count() == 2
+    assert check_table(first_time, contract, source="nobody came back yet").buyers == 0
 
 
 @pytest.mark.parametrize(

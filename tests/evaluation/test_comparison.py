@@ -7,7 +7,8 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from fedmarket.errors import DataError
-from fedmarket.evaluation.comparison import bootstrap_aucs, mean_interval, relative_loss
+from fedmarket.evaluation.comparison import bootstrap_aucs, bootstrap_ginis, mean_interval, relative_loss
+from fedmarket.evaluation.value import value_metrics
 
 
 def market(rows, *, seed=0, rate=0.11):
@@ -88,6 +89,88 @@ def test_the_spread_of_replicates_is_the_standard_error_of_the_auc():
 def test_unusable_rows_are_refused(labels, scores, expected):
     with pytest.raises(DataError, match=expected):
         bootstrap_aucs(labels, {"arm": scores}, replicates=10, rng=np.random.default_rng(0))
+
+
+def spenders(rows, *, seed=0, rate=0.3):
+    rng = np.random.default_rng(seed)
+    spend = np.round((rng.random(rows) < rate) * np.exp(rng.normal(3.0, 1.0, size=rows)), 2)
+    return spend, np.round(np.exp(np.log1p(spend) / 3 + rng.normal(size=rows)), 1), rng
+
+
+def test_a_replicate_is_the_gini_of_the_drawn_rows():
+    spend, values, rng = spenders(200)
+    draws = rng.integers(200, size=(30, 200))
+    found = bootstrap_ginis(spend, {"arm": values}, replicates=30, rng=Replayed(draws))["arm"]
+    expected = [value_metrics(spend[drawn], values[drawn])["gini"] for drawn in draws]
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_all_arms_see_the_same_spend():
+    spend, values, _ = spenders(500)
+    found = bootstrap_ginis(
+        spend,
+        {"arm": values, "shifted": 3 * values + 1, "opposite": values.max() - values, "best": spend},
+        replicates=50,
+        rng=np.random.default_rng(1),
+    )
+    assert found["shifted"] == pytest.approx(found["arm"], abs=1e-12)
+    assert found["opposite"] == pytest.approx(-found["arm"], abs=1e-12)
+    assert found["best"] == pytest.approx(np.ones(50), abs=1e-12)
+    alone = bootstrap_ginis(spend, {"arm": values}, replicates=50, rng=np.random.default_rng(1))
+    assert (alone["arm"] == found["arm"]).all()
+
+
+def test_aucs_and_ginis_of_one_generator_are_of_the_same_rows():
+    """Where all buyers spend alike, the normalised Gini is twice the AUC less one."""
+    labels, scores, _ = market(300)
+    aucs = bootstrap_aucs(labels, {"arm": scores}, replicates=20, rng=np.random.default_rng(1))["arm"]
+    values = scores - scores.min()
+    ginis = bootstrap_ginis(25.0 * labels, {"arm": values}, replicates=20, rng=np.random.default_rng(1))["arm"]
+    assert ginis == pytest.approx(2 * aucs - 1, abs=1e-12)
+
+
+def test_ginis_do_not_depend_on_how_many_are_made_at_once(monkeypatch):
+    spend, values, _ = spenders(300)
+    whole = bootstrap_ginis(spend, {"arm": values}, replicates=20, rng=np.random.default_rng(1))
+    monkeypatch.setattr("fedmarket.evaluation.comparison._CELLS_AT_ONCE", 1000)
+    parts = bootstrap_ginis(spend, {"arm": values}, replicates=20, rng=np.random.default_rng(1))
+    assert (parts["arm"] == whole["arm"]).all()
+
+
+def test_a_resample_of_one_spend_is_drawn_again():
+    spend, values = [0.0, 0.0, 8.0], [1.0, 5.0, 3.0]
+    found = bootstrap_ginis(spend, {"arm": values}, replicates=1, rng=Replayed([[0, 1, 1], [0, 1, 2]]))["arm"]
+    assert found == pytest.approx([0.0], abs=1e-12)
+
+
+def test_the_ginis_of_ten_arms_take_seconds():
+    spend, values, rng = spenders(5000)
+    arms = {f"arm {index}": values * np.exp(rng.normal(size=5000)) for index in range(10)}
+    start = time.perf_counter()
+    found = bootstrap_ginis(spend, arms, replicates=1000, rng=rng)
+    assert time.perf_counter() - start < 8
+    assert {ginis.shape for ginis in found.values()} == {(1000,)}
+
+
+def test_the_spread_of_replicates_is_the_standard_error_of_the_gini():
+    ginis = [value_metrics(*spenders(600, seed=seed)[:2])["gini"] for seed in range(300)]
+    spend, values, rng = spenders(600, seed=1000)
+    spread = bootstrap_ginis(spend, {"arm": values}, replicates=1000, rng=rng)["arm"].std()
+    assert 0.75 < spread / np.std(ginis) < 1.3
+
+
+@pytest.mark.parametrize(
+    ("spend", "values", "expected"),
+    [
+        ([0.0, 0.0], [1.0, 2.0], "nobody in 2 rows"),
+        ([3.0, 3.0], [1.0, 2.0], "customers who differ, got one spend in 2 rows"),
+        ([0.0, 1.0], [1.0, math.nan], "predicted"),
+        ([0.0, 1.0], [1.0], "2 customers, got 1"),
+    ],
+)
+def test_unusable_spend_is_refused(spend, values, expected):
+    with pytest.raises(DataError, match=expected):
+        bootstrap_ginis(spend, {"arm": values}, replicates=10, rng=np.random.default_rng(0))
 
 
 def loss_of(reference, arm, reference_replicates, arm_replicates):

@@ -16,22 +16,22 @@ from scipy.special import expit, logit
 from fedmarket.errors import DataError
 from fedmarket.evaluation.metrics import propensity_metrics
 from fedmarket.evaluation.private import private_metrics
-from fedmarket.privacy.histogram import SCORE_BINS, ScoreCounts, score_bins
+from fedmarket.privacy.histogram import SCORE_BINS, BinnedCounts, score_bins
 
 KEYS = ["auc", "lift_10", "calibration_ratio", "log_loss", "response_rate"]
 DOUBT = 1e-7
 RATES = (0.02, 0.1, 0.3, 0.5)
 
 
-def counted(labels: np.ndarray, log_odds: np.ndarray, *, typical: float, noise_std: float = 0.0) -> ScoreCounts:
+def counted(labels: np.ndarray, log_odds: np.ndarray, *, typical: float, noise_std: float = 0.0) -> BinnedCounts:
     bins = score_bins(log_odds, typical=typical)
     counts = [np.bincount(bins[labels == label], minlength=SCORE_BINS) for label in (0, 1)]
-    return ScoreCounts(counts=np.array(counts, dtype=np.float64), typical=typical, noise_std=noise_std)
+    return BinnedCounts(counts=np.array(counts, dtype=np.float64), typical=typical, noise_std=noise_std)
 
 
 def market(
     *, rate: float, spread: float, customers: int = 100_000, seed: int = 3
-) -> tuple[ScoreCounts, dict[str, float]]:
+) -> tuple[BinnedCounts, dict[str, float]]:
     """Return counts of calibrated scores, without noise, and the metrics of the scores themselves."""
     rng = np.random.default_rng(seed)
     typical = float(logit(rate))
@@ -41,11 +41,11 @@ def market(
     return counted(labels, log_odds, typical=typical), exact | {"response_rate": float(labels.mean())}
 
 
-def values_of(scores: ScoreCounts, seed: int = 0) -> dict[str, float]:
+def values_of(scores: BinnedCounts, seed: int = 0) -> dict[str, float]:
     return {name: found["value"] for name, found in private_metrics(scores, rng=np.random.default_rng(seed)).items()}
 
 
-def widths_of(scores: ScoreCounts, seed: int = 0) -> dict[str, float]:
+def widths_of(scores: BinnedCounts, seed: int = 0) -> dict[str, float]:
     found = private_metrics(scores, rng=np.random.default_rng(seed))
     return {name: one["high"] - one["low"] for name, one in found.items()}
 
@@ -83,14 +83,14 @@ def test_scores_in_one_bin_are_ranked_as_a_calibrated_model_would_rank_them():
     apart = np.zeros((2, SCORE_BINS))
     apart[:, [2, 8]] = rates
     below = 200 / 500 * (0.5 + 0.5 / 12) * 50 / 150 + 300 / 500 * 50 / 150 + 300 / 500 * (0.5 + 0.5 / 12) * 100 / 150
-    by_hand = ScoreCounts(counts=apart, typical=0.0, noise_std=0.0)
+    by_hand = BinnedCounts(counts=apart, typical=0.0, noise_std=0.0)
     assert values_of(by_hand)["auc"] == pytest.approx(below)
 
 
 def test_values_by_hand():
     counts = np.zeros((2, SCORE_BINS))
     counts[0, 4], counts[1, 4], counts[0, 6], counts[1, 6] = 60.0, 20.0, 5.0, 15.0
-    values = values_of(ScoreCounts(counts=counts, typical=-1.0, noise_std=0.0))
+    values = values_of(BinnedCounts(counts=counts, typical=-1.0, noise_std=0.0))
     low, high = expit(-1.25), expit(-0.25)
     assert values["response_rate"] == pytest.approx(0.35)
     assert values["calibration_ratio"] == pytest.approx((80 * low + 20 * high) / 35)
@@ -105,7 +105,7 @@ def test_values_by_hand():
 @given(arrays(np.float64, (2, SCORE_BINS), elements=st.integers(1, 1000).map(float)), st.floats(-4, 2))
 @settings(max_examples=40)
 def test_metrics_of_whole_counts_are_in_their_ranges_and_do_not_depend_on_how_many_there_are(counts, typical: float):
-    scores = ScoreCounts(counts=counts, typical=typical, noise_std=0.0)
+    scores = BinnedCounts(counts=counts, typical=typical, noise_std=0.0)
     values = values_of(scores)
     assert 0 < values["auc"] < 1
     assert 0 < values["lift_10"] <= 10
@@ -118,7 +118,7 @@ def test_metrics_of_whole_counts_are_in_their_ranges_and_do_not_depend_on_how_ma
 # With noise: what the interval says.
 
 
-def noisy(scores: ScoreCounts, noise_std: float, rng: np.random.Generator) -> ScoreCounts:
+def noisy(scores: BinnedCounts, noise_std: float, rng: np.random.Generator) -> BinnedCounts:
     moved = scores.counts + noise_std * rng.standard_normal(scores.counts.shape)
     return replace(scores, counts=moved, noise_std=noise_std)
 
@@ -209,6 +209,6 @@ def test_counts_that_are_negative_in_some_bins_are_used_as_they_are():
 
 def test_noise_that_leaves_no_class_in_some_replicates_still_gives_an_interval():
     counts = np.full((2, SCORE_BINS), 3.0)
-    found = private_metrics(ScoreCounts(counts=counts, typical=0.0, noise_std=20.0), rng=np.random.default_rng(0))
+    found = private_metrics(BinnedCounts(counts=counts, typical=0.0, noise_std=20.0), rng=np.random.default_rng(0))
     assert all(math.isfinite(number) for metric in found.values() for number in metric.values())
     assert all(metric["high"] > metric["low"] for metric in found.values())

@@ -30,7 +30,7 @@ def test_the_pool_holds_every_partys_rows_once_and_declares_their_sizes(path: Pa
     for part in ("rows", "held_out"):
         each = [getattr(party, part) for party in parties]
         np.testing.assert_array_equal(getattr(pool, part).features, np.concatenate([rows.features for rows in each]))
-        np.testing.assert_array_equal(getattr(pool, part).labels, np.concatenate([rows.labels for rows in each]))
+        np.testing.assert_array_equal(getattr(pool, part).targets, np.concatenate([rows.targets for rows in each]))
     assert pool.declared_rows == sum(party.declared_rows for party in parties)
     assert len(market.names) == 4
 
@@ -113,6 +113,19 @@ def test_a_document_that_changed_is_read_anew(write_market, tmp_path: Path):
     assert opened(path).population.labels.size == 1600
 
 
+def test_a_partys_rows_carry_values_and_segments_of_their_customers(write_value_market, write_joint_market, tmp_path):
+    for write, targets in ((write_value_market, 1), (write_joint_market, 2)):
+        market = opened(write(tmp_path / str(targets)))
+        for name in market.names:
+            party = market.party(JOINT, name)
+            for rows, numbers in ((party.rows, market.deal.train[name]), (party.held_out, market.deal.test[name])):
+                assert rows.targets.shape == (len(numbers), targets)
+                np.testing.assert_array_equal(rows.targets, market.population.targets[numbers])
+                np.testing.assert_array_equal(rows.segments, market.population.segments[numbers])
+        pool = market.party(arm_named("pooled"), POOL).rows
+        np.testing.assert_array_equal(pool.segments, market.population.segments[market.train_rows])
+
+
 # Customers with several rows.
 
 
@@ -144,7 +157,7 @@ def test_declared_sizes_count_customers_and_not_their_rows(clients: Path):
     market = opened(clients)
     for name in market.names:
         party = market.party(JOINT, name)
-        assert len(party.rows.labels) == 3 * 48
+        assert len(party.rows.targets) == 3 * 48
         assert market.customers_in(market.deal.train[name]) == 48
         assert party.declared_rows == declared_rows(48) == 50
     assert market.customers_in(market.test_rows) < len(market.test_rows) == 4 * 3 * 12
@@ -157,7 +170,7 @@ def test_a_party_knows_whose_row_each_is_and_the_rows_stand_together(clients: Pa
         party = market.party(JOINT, name)
         for rows, numbers in ((party.rows, market.deal.train[name]), (party.held_out, market.deal.test[name])):
             assert (np.diff(rows.customers) >= 0).all()
-            assert rows.shares.tolist() == [1 / 3] * len(rows.labels)
+            assert rows.shares.tolist() == [1 / 3] * len(rows.targets)
             whose = {number: set(names[numbers][rows.customers == number]) for number in set(rows.customers)}
             assert all(len(clients_) == 1 for clients_ in whose.values())
             np.testing.assert_array_equal(rows.features, market.features[numbers])
@@ -167,7 +180,7 @@ def test_in_the_pool_a_customer_of_two_companies_is_one(clients: Path):
     market = opened(clients)
     pool = market.party(arm_named("pooled_dp"), POOL)
     each = [market.party(JOINT, name) for name in market.names]
-    assert len(pool.rows.labels) == sum(len(party.rows.labels) for party in each)
+    assert len(pool.rows.targets) == sum(len(party.rows.targets) for party in each)
     assert (np.diff(pool.rows.customers) >= 0).all()
     apart = sum(len(np.unique(party.rows.customers)) for party in each)
     assert len(np.unique(pool.rows.customers)) < apart == 4 * 48

@@ -21,12 +21,13 @@ from fedmarket.experiment.arms import arm_named, terms_of
 from fedmarket.federation.coordinator import Coordinator
 from fedmarket.federation.identity import new_identity
 from fedmarket.federation.messages import Invitation, Request, Update
-from fedmarket.federation.party import Party, PartyState, Rows
+from fedmarket.federation.party import Party, PartyState
 from fedmarket.federation.roster import Member as RosterMember
 from fedmarket.federation.roster import Roster, new_roster
+from fedmarket.federation.rows import Rows
 from fedmarket.federation.seat import Seat
 from fedmarket.federation.terms import Terms
-from fedmarket.models.released import UNCALIBRATED, ModelState
+from fedmarket.models.released import ModelState
 
 CONTRACT = Contract.model_validate(
     {
@@ -43,12 +44,28 @@ CONTRACT = Contract.model_validate(
     }
 )
 
+WITH_VALUE = Contract.model_validate(
+    CONTRACT.model_dump()
+    | {
+        "task": "propensity-and-ltv",
+        "value": {"column": "spend", "currency": "EUR", "upper": 1000, "typical": 30},
+        "segments": [{"column": "a", "cuts": [0.3, 0.6]}, {"column": "b", "cuts": [0.5]}],
+    }
+)
+
 RUN = b"one run's number"
 
 FOUR = ("a", "b", "c", "d")
 
 PARTS = ("centre", "scale", "parameters", "calibration")
 """The vectors of a model."""
+
+
+def fitting(terms: Terms) -> Terms:
+    """Return ``terms`` with updates as long as their parameters are many."""
+    mechanisms = (replace(m, length=terms.parameters) if m.phase == "update" else m for m in terms.plan.mechanisms)
+    return replace(terms, plan=replace(terms.plan, mechanisms=tuple(mechanisms)))
+
 
 Lost = Mapping[tuple[int, str], Collection[str]]
 """(round, step) -> names of the parties whose answers never come from then on in that round."""
@@ -167,18 +184,19 @@ class World:
     roster_of = staticmethod(roster_of)
     threshold_for = staticmethod(threshold_for)
 
-    def __init__(self, config: ExperimentConfig) -> None:
+    def __init__(self, config: ExperimentConfig, contract: Contract = CONTRACT) -> None:
         self.config = config
+        self.contract = contract
         self._terms: dict[object, Terms] = {}
 
     def terms(self, arm: str = "federated_dp", *, parties: int = 4, **changed: object) -> Terms:
         """Return the terms of ``arm``, where a sum needs as many parties as must act together among ``parties``."""
         key = (arm, parties, *sorted(changed.items()))
         if key not in self._terms:
-            terms = terms_of(arm_named(arm), self.config, CONTRACT, seed=0)
+            terms = terms_of(arm_named(arm), self.config, self.contract, seed=0)
             if terms.max_parties > 1:
                 changed = {"minimum_survivors": threshold_for(max(parties, 4))} | changed
-            self._terms[key] = replace(terms, **changed)
+            self._terms[key] = fitting(replace(terms, **changed))
         return self._terms[key]
 
     def rows(self, count: int, *, seed: int = 0, customers: np.ndarray | None = None) -> Rows:
@@ -186,7 +204,11 @@ class World:
         features = np.zeros((count, 4), dtype=np.float32)
         features[:, [0, 2]] = rng.uniform(-0.9, 0.9, (count, 2))
         labels = (rng.uniform(size=count) < 0.3 + 0.3 * features[:, 0]).astype(np.float32)
-        return Rows(features=features, labels=labels, customers=customers)
+        if self.contract.value is None:
+            return Rows(features=features, targets=labels[:, None], customers=customers)
+        spent = np.where(rng.uniform(size=count) < 0.5, np.exp(rng.normal(3.0, 1.0, count)), 0.0).astype(np.float32)
+        targets, segments = np.stack([labels, spent], axis=1), rng.integers(0, 6, count)
+        return Rows(features=features, targets=targets, segments=segments, customers=customers)
 
     def party(
         self,
@@ -205,8 +227,14 @@ class World:
         seat = None
         if terms.secagg == "secure":
             seat = Seat(identity=identity_of(name), roster=roster_of(roster, minimum=terms.minimum_survivors))
-        fields = {"declared_rows": len(rows.labels), "seat": seat} | changed
+        fields = {"declared_rows": len(rows.targets), "seat": seat} | changed
         return Party(name=name, terms=terms, rows=rows, held_out=held_out, **fields)
+
+    def swap(self, party: Party, **places: Rows | None) -> None:
+        """Give ``party`` other ``rows`` or ``held_out`` than those that it has checked."""
+        for place, rows in places.items():
+            setattr(party, place, rows)
+            setattr(party._releases, place, rows)
 
     def member(
         self,
@@ -237,9 +265,13 @@ class World:
             "centre": np.zeros(terms.width),
             "scale": np.ones(terms.width),
             "parameters": np.zeros(terms.parameters),
-            "calibration": UNCALIBRATED.copy(),
+            "calibration": terms.objective.uncalibrated,
         }
         return ModelState(**(fields | changed))
+
+    def phase_of(self, terms: Terms, number: int) -> str:
+        """Return the phase of a round, and of a round that there is not, the last one."""
+        return terms.phase_of(number) if 0 <= number < terms.rounds else "evaluate"
 
     def request(self, terms: Terms, number: int, **changed: object) -> Request:
         """Return the request that opens round ``number``; in the open it is the only one."""
@@ -248,7 +280,7 @@ class World:
         step = terms.steps[0]
         fields = {
             "round_number": number,
-            "phase": terms.phase_of(number) if number < terms.rounds else "evaluate",
+            "phase": self.phase_of(terms, number),
             "step": step,
             "model_hash": hash_or_zeros(model),
             "model": model if changed.get("step", step) in RELEASING else None,
@@ -401,3 +433,9 @@ def sharing(write_market: Callable[..., Path], tmp_path_factory: pytest.TempPath
     """One local step, and noise that parties share: sized for two of the least three, as one may collude."""
     changed = ('noise = "local"', 'noise = "distributed"')
     return World(load_config(write_market(tmp_path_factory.mktemp("sharing"), changed)))
+
+
+@pytest.fixture(scope="session")
+def worth(write_joint_market: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A response and a value on one linear body, six segments, and noise of each party that is enough alone."""
+    return World(load_config(write_joint_market(tmp_path_factory.mktemp("worth"))), WITH_VALUE)

@@ -8,7 +8,7 @@ import pytest
 from fedmarket.errors import BadMessage, ConfigError, FederationStopped, PlanError
 from fedmarket.federation.coordinator import Coordinator
 from fedmarket.federation.messages import Acceptance, Update
-from fedmarket.federation.party import Rows
+from fedmarket.federation.rows import Rows
 
 MODES = pytest.mark.parametrize("secagg", ["ideal", "secure"])
 
@@ -261,7 +261,7 @@ def run(world, terms, members):
 def joined(parts: list[Rows]) -> Rows:
     return Rows(
         features=np.concatenate([rows.features for rows in parts]),
-        labels=np.concatenate([rows.labels for rows in parts]),
+        targets=np.concatenate([rows.targets for rows in parts]),
     )
 
 
@@ -281,8 +281,8 @@ def test_joint_training_without_noise_is_training_in_one_place(world):
     assert np.abs(joint.parameters).max() > 0.1
     for part in world.parts:
         np.testing.assert_allclose(getattr(joint, part), getattr(pooled, part), atol=1e-6)
-    np.testing.assert_array_equal(coordinator.score_counts.counts, in_one_place.score_counts.counts)
-    assert coordinator.score_counts.counts.sum() == 30
+    np.testing.assert_array_equal(coordinator.statistics.scores.counts, in_one_place.statistics.scores.counts)
+    assert coordinator.statistics.scores.counts.sum() == 30
 
 
 def test_the_released_model_recalibrates_around_the_typical_logit(world):

@@ -9,6 +9,7 @@ from scipy import stats
 from fedmarket.aggregation.fixedpoint import bytes_to_words
 from fedmarket.errors import PlanError
 from fedmarket.federation.party import Party, PartyState
+from fedmarket.federation.release import Releases
 from fedmarket.federation.terms import Terms
 
 DOUBT = 1e-8
@@ -110,13 +111,13 @@ def test_no_two_parties_draw_the_same_share(noise: dict[str, np.ndarray]):
 
 @pytest.mark.parametrize("secagg", ["secure", "ideal"])
 def test_what_a_party_releases_is_on_the_grid_and_no_word_is_rounded(sharing, monkeypatch, secagg: str):
-    released, release = {}, Party._release
+    released, release = [], Releases.of
 
-    def watched(party, number, model):
-        released[number] = release(party, number, model)
-        return released[number]
+    def watched(releases, phase, model, stream):
+        released.append(release(releases, phase, model, stream))
+        return released[-1]
 
-    monkeypatch.setattr(Party, "_release", watched)
+    monkeypatch.setattr(Releases, "of", watched)
     member = sharing.member("a", secagg=secagg)
     terms = member.party.terms
     for number in range(terms.rounds):
@@ -146,7 +147,7 @@ def test_masked_or_in_the_open_the_model_and_the_counts_are_the_same_to_the_last
     runs = []
     for mode in ("secure", "ideal"):
         coordinator, members = sharing.market(parties, secagg=mode)
-        runs.append((sharing.drive(coordinator, members), coordinator.score_counts))
+        runs.append((sharing.drive(coordinator, members), coordinator.statistics.scores))
         assert coordinator.void_rounds == []
         assert {member.state.spending.update for member in members} == {3}
     (secure, counts), (ideal, other) = runs
@@ -173,7 +174,7 @@ def test_the_coordinator_reckons_with_the_noise_of_all_survivors(sharing, lost: 
     coordinator, members = sharing.market(4, secagg="ideal")
     sharing.drive(coordinator, members, lost={(7, "sum"): lost})
     mechanism = coordinator.terms.plan.mechanism("evaluate")
-    assert coordinator.score_counts.noise_std == mechanism.noise_std * np.sqrt(4 - len(lost))
+    assert coordinator.statistics.scores.noise_std == mechanism.noise_std * np.sqrt(4 - len(lost))
 
 
 def test_more_than_one_local_step_is_refused(sharing):

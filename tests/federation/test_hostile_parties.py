@@ -14,7 +14,7 @@ from fedmarket.aggregation.steps import SECURE
 from fedmarket.errors import BadMessage, FederationStopped
 from fedmarket.federation.coordinator import Coordinator
 from fedmarket.federation.messages import Update
-from fedmarket.federation.party import Party
+from fedmarket.federation.release import Releases
 from fedmarket.privacy.budget import Spending
 
 MALLORY = "p4"
@@ -203,8 +203,9 @@ def test_any_bytes_are_refused_by_name(moments, content: bytes, step: str):
 
 def test_a_vector_out_of_range_does_not_leave_and_the_others_go_on(world):
     coordinator, members = world.market(5)
-    members[4].party.rows = world.rows(20_000)
-    members[4].party.rows.features[:] = [0.9, 0.0, 0.9, 0.0]
+    crowd = world.rows(20_000)
+    crowd.features[:] = [0.9, 0.0, 0.9, 0.0]
+    world.swap(members[4].party, rows=crowd)
     requests = world.until(coordinator, members, "mask")
     for member in members[:4]:
         coordinator.receive(member.answer(requests[member.name]))
@@ -222,7 +223,7 @@ def test_a_vector_out_of_range_does_not_leave_and_the_others_go_on(world):
 def test_numbers_that_are_none_do_not_leave(world, monkeypatch: pytest.MonkeyPatch, value: float):
     member = world.member("a")
     _, request, _ = world.follow(member, 1, until="mask")
-    monkeypatch.setattr(Party, "_release", lambda *_: np.array([0.0, 0.0, value, 0.0, 0.0]))
+    monkeypatch.setattr(Releases, "of", lambda *_: np.array([0.0, 0.0, value, 0.0, 0.0]))
     with pytest.raises(BadMessage, match="out of the public range"):
         member.answer(request)
     assert member.state.secagg == b""
@@ -235,9 +236,10 @@ def test_a_well_formed_lie_goes_into_the_sum_unnoticed(world, monkeypatch: pytes
     """Masks hide a poisoned sum as they hide an honest one; only the range bounds it, and that of means the centre."""
     grid = world.terms(parties=5).grid_of("centre")
     honest, (coordinator, members) = without_mallory(world, in_sum=True), world.market(5)
-    release = Party._release
+    release, liar = Releases.of, members[4].party._releases
+    assert members[4].name == MALLORY
     monkeypatch.setattr(
-        Party, "_release", lambda self, *args: np.full(4, grid.bound) if self.name == MALLORY else release(self, *args)
+        Releases, "of", lambda self, *args: np.full(4, grid.bound) if self is liar else release(self, *args)
     )
     world.round(coordinator, members)
     assert coordinator.rejections == []

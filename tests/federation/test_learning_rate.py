@@ -7,7 +7,7 @@ import pytest
 
 from fedmarket.aggregation.optimizer import ServerOptimizer
 from fedmarket.config import MlpModel
-from fedmarket.models.propensity import network_of, parameter_count
+from fedmarket.models.network import network_of, parameter_count
 
 # The length of a step.
 

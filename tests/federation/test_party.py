@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmarket.errors import BadMessage, DataError, FedmarketError, PlanError, Refusal
-from fedmarket.federation.party import Party, PartyState, Rows
+from fedmarket.federation.party import PartyState
+from fedmarket.federation.release import Releases
+from fedmarket.federation.rows import Rows
 from fedmarket.models.released import ModelState
 from fedmarket.privacy.budget import Spending
 
@@ -154,7 +156,7 @@ def test_the_largest_model_that_is_let_in_decides_nothing_by_a_row(world, secagg
             if count:
                 rows.features[0] = [0.9, 0.0, -0.9, 0.0]
             member = world.member("a", secagg=secagg)
-            member.party.rows = member.party.held_out = rows
+            world.swap(member.party, rows=rows, held_out=rows)
             words = world.released(member, number, **extreme)
             assert np.isfinite(member.party.terms.grid_of(member.party.terms.phase_of(number)).decode(words)).all()
 
@@ -174,7 +176,7 @@ def test_a_release_that_fails_after_the_charge_stays_spent(world, secagg: str):
     member = world.member("a", secagg=secagg)
     crowd = world.rows(20_000)  # far more rows than the agreed range of the sum holds
     crowd.features[:] = [0.9, 0.0, 0.9, 0.0]
-    member.party.rows = crowd
+    world.swap(member.party, rows=crowd)
     with pytest.raises(BadMessage, match="out of the public range"):
         world.released(member, 0)
     assert (member.state.last_round, member.state.spending, member.state.secagg) == (0, Spending(centre=1), b"")
@@ -189,7 +191,7 @@ def test_nothing_is_computed_when_the_state_cannot_be_kept(world, monkeypatch: p
     if secagg == "secure":
         _, request, _ = world.follow(member, 0, until="mask")
     computed: list[object] = []
-    monkeypatch.setattr(Party, "_release", lambda *args: computed.append(args))
+    monkeypatch.setattr(Releases, "of", lambda *args: computed.append(args))
     for fails in range(1 if secagg == "ideal" else 2):  # under masks that the round is used up, then the charge
         kept: list[PartyState] = []
 
@@ -308,7 +310,10 @@ def test_no_error_and_no_repr_carries_a_number_of_a_row(world, secagg: str):
                 member.state = replace(member.state, last_round=min(number, 7) - 1)
             texts.append(repr(world.request(member.party.terms, number, **changed)))
             try:
-                world.released(member, number, **changed)
+                if number in range(8):
+                    world.released(member, number, **changed)
+                else:
+                    member.answer(world.request(member.party.terms, number, **changed))
             except FedmarketError as error:
                 texts += [str(error), repr(error)]
             texts.append(repr(member.state))
@@ -325,11 +330,13 @@ def test_no_error_and_no_repr_carries_a_number_of_a_row(world, secagg: str):
 
 
 def test_rows_of_another_width_or_without_labels_are_refused(world):
-    features, labels = world.rows(10).features, world.rows(10).labels
-    for found, said in ((features[:, :3], labels), (features, labels[:9]), (features[0], labels)):
+    features, labels = world.rows(10).features, world.rows(10).targets
+    more = np.hstack([labels, labels])
+    wrong = ((features[:, :3], labels), (features, labels[:9]), (features[0], labels), (features, labels[:, 0]))
+    for found, said in (*wrong, (features, more), (features, labels[:, :0])):
         for place in ("rows", "held_out"):
-            with pytest.raises(DataError, match="expected rows of width 4 with one label each"):
-                world.party("a", world.terms(), declared_rows=10, **{place: Rows(features=found, labels=said)})
+            with pytest.raises(DataError, match=r"expected rows of width 4 with 1 target\(s\) each"):
+                world.party("a", world.terms(), declared_rows=10, **{place: Rows(features=found, targets=said)})
 
 
 @pytest.mark.parametrize("declared", [0, -1, 2001, 10**12])
@@ -348,7 +355,7 @@ def test_more_rows_than_the_integer_range_holds_are_refused_whatever_is_declared
 def test_a_label_that_would_break_the_sensitivity_of_calibration_or_counts_is_refused(world, label: float):
     for place in ("rows", "held_out"):
         rows = world.rows(10)
-        rows.labels[3] = label
+        rows.targets[3] = label
         with pytest.raises(DataError, match="party a: expected labels 0 and 1"):
             world.party("a", world.terms(), **{place: rows})
 
@@ -384,5 +391,5 @@ def test_what_a_message_carries_is_not_in_its_repr(world):
     assert "model" not in repr(request)
     assert repr(request.packet)[2:40] not in repr(request)
     assert repr(updates[0]) == "Update(party='a', round_number=1, step='advertise')"
-    spent = "Spending(centre=0, update=0, calibrate=0, evaluate=0)"
+    spent = "Spending(centre=0, update=0, calibrate=0, level=0, segment=0, evaluate=0)"
     assert repr(member.state) == f'PartyState(run=b"one run\'s number", last_round=1, spending={spent})'

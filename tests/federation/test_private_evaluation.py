@@ -7,6 +7,7 @@ import pytest
 
 from fedmarket.errors import BadMessage, Refusal
 from fedmarket.federation.party import Party
+from fedmarket.models.objectives import RESPONSE
 from fedmarket.models.released import predict
 from fedmarket.privacy.budget import Spending
 from fedmarket.privacy.histogram import SCORE_BINS, SCORE_EDGES
@@ -20,7 +21,7 @@ MOVED = {"parameters": np.array([1.0, 0.5, -1.0, 0.5, -0.3]), "calibration": np.
 def test_a_training_row_changes_nothing_in_the_counts_and_everything_before(world, secagg: str):
     other = world.rows(40)
     other.features[3] *= -1.0
-    other.labels[3] = 1.0 - other.labels[3]
+    other.targets[3] = 1.0 - other.targets[3]
     for number in range(EVALUATE + 1):
         words = [
             world.released(world.member("a", secagg=secagg, rows=rows), number, **MOVED)
@@ -32,7 +33,7 @@ def test_a_training_row_changes_nothing_in_the_counts_and_everything_before(worl
 @MODES
 def test_a_held_out_row_changes_nothing_but_the_counts(world, secagg: str):
     other = world.rows(10, seed=1000)
-    other.labels[3] = 1.0 - other.labels[3]
+    other.targets[3] = 1.0 - other.targets[3]
     for number in range(EVALUATE + 1):
         words = [
             world.released(world.member("a", secagg=secagg, held_out=rows), number, **MOVED)
@@ -49,10 +50,10 @@ def test_each_phase_looks_at_its_own_rows_only(world, number: int):
     """Held against rows that cannot be looked at without a failure."""
     member = world.member("a", secagg="ideal")
     unused = "rows" if number == EVALUATE else "held_out"
-    setattr(member.party, unused, None)
+    world.swap(member.party, **{unused: None})
     world.released(member, number)
     other = world.member("a", secagg="ideal")
-    setattr(other.party, "held_out" if number == EVALUATE else "rows", None)
+    world.swap(other.party, **{"held_out" if number == EVALUATE else "rows": None})
     with pytest.raises(AttributeError):
         world.released(other, number)
 
@@ -73,15 +74,15 @@ def test_counts_are_released_once(world, secagg: str):
 def test_the_coordinator_has_counts_after_the_last_round_and_not_before(world, secagg: str):
     coordinator, members = world.market(4, secagg=secagg)
     while not coordinator.finished:
-        assert coordinator.score_counts is None
+        assert coordinator.statistics.scores is None
         model = coordinator.model
         world.round(coordinator, members)
     assert world.same(coordinator.model, model)  # evaluation moves nothing
     mechanism = coordinator.terms.plan.mechanism("evaluate")
-    assert coordinator.score_counts.counts.shape == (2, SCORE_BINS)
-    assert coordinator.score_counts.noise_std == 2 * mechanism.noise_std
-    assert coordinator.score_counts.typical == model.calibration[0]
-    assert "counts" not in repr(coordinator.score_counts)
+    assert coordinator.statistics.scores.counts.shape == (2, SCORE_BINS)
+    assert coordinator.statistics.scores.noise_std == 2 * mechanism.noise_std
+    assert coordinator.statistics.scores.typical == model.calibration[0]
+    assert "counts" not in repr(coordinator.statistics.scores)
 
 
 @MODES
@@ -89,7 +90,7 @@ def test_a_void_evaluation_leaves_no_counts_and_the_model_as_it_is(world, secagg
     coordinator, members = world.market(4, secagg=secagg)
     model = world.drive(coordinator, members, lost={(EVALUATE, coordinator.terms.steps[0]): {"p0", "p1"}})
     assert coordinator.finished
-    assert coordinator.score_counts is None
+    assert coordinator.statistics.scores is None
     assert [void.round_number for void in coordinator.void_rounds] == [EVALUATE]
     assert model.calibration[1] != 1.0
 
@@ -100,12 +101,14 @@ def test_without_noise_the_counts_are_those_of_all_held_out_rows_under_the_relea
     expected = np.zeros((2, SCORE_BINS))
     for member in members:
         held_out = member.party.held_out
-        odds = predict(world.terms().model, model, held_out.features)
+        odds = predict(world.terms().model, RESPONSE, model, held_out.features).response
         distance = np.log(odds / (1 - odds)) - model.calibration[0]
-        np.add.at(expected, (held_out.labels.astype(int), np.searchsorted(SCORE_EDGES, distance, side="right")), 1)
-    np.testing.assert_array_equal(coordinator.score_counts.counts, expected)
+        np.add.at(
+            expected, (held_out.targets[:, 0].astype(int), np.searchsorted(SCORE_EDGES, distance, side="right")), 1
+        )
+    np.testing.assert_array_equal(coordinator.statistics.scores.counts, expected)
     assert expected.sum() == 40
-    assert coordinator.score_counts.noise_std == 0
+    assert coordinator.statistics.scores.noise_std == 0
 
 
 def test_the_counts_of_a_run_change_by_one_with_a_held_out_row_and_by_no_training_row_but_through_the_model(world):
@@ -115,8 +118,8 @@ def test_the_counts_of_a_run_change_by_one_with_a_held_out_row_and_by_no_trainin
         coordinator, members = world.market(4)
         if place:
             rows = getattr(members[2].party, place)
-            rows.labels[0] = 1.0 - rows.labels[0]
-        return world.drive(coordinator, members), coordinator.score_counts.counts
+            rows.targets[0] = 1.0 - rows.targets[0]
+        return world.drive(coordinator, members), coordinator.statistics.scores.counts
 
     (plain, counts), (same, others), (moved, _) = run(None), run("held_out"), run("rows")
     assert world.same(plain, same)

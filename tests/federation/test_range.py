@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fedmarket.aggregation.fixedpoint import FixedPoint
 from fedmarket.aggregation.scaling import Scaling
 from fedmarket.errors import BadMessage
-from fedmarket.federation.party import Party
+from fedmarket.federation.release import Releases
 from fedmarket.federation.terms import Terms
 from fedmarket.privacy.budget import Spending
 
@@ -37,11 +37,17 @@ def bare_means(patch: pytest.MonkeyPatch) -> list[np.ndarray]:
     return means
 
 
+def release(patch: pytest.MonkeyPatch, members, vectors: dict[str, np.ndarray]) -> None:
+    """Let each party release its one of ``vectors``, whatever it is asked for."""
+    names = {id(member.party._releases): member.name for member in members}
+    patch.setattr(Releases, "of", lambda releases, *_: vectors[names[id(releases)]])
+
+
 def summed(world, coordinator, members, vectors: dict[str, np.ndarray]) -> np.ndarray:
     """Run the first round with each party's ``vectors`` instead of its feature sum; return their mean."""
     with pytest.MonkeyPatch.context() as patch:
         means = bare_means(patch)
-        patch.setattr(Party, "_release", lambda party, number, model: vectors[party.name])
+        release(patch, members, vectors)
         world.round(coordinator, members)
     (mean,) = means
     return mean
@@ -108,7 +114,7 @@ def test_beyond_the_limit_nothing_leaves_and_the_others_go_on(world, bits, secag
     )
     vectors = {"p0": vector} | {f"p{n}": np.full(4, 1.0) for n in (1, 2, 3)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Party, "_release", lambda party, number, model: vectors[party.name])
+        release(patch, members, vectors)
         requests = world.until(coordinator, members, coordinator.terms.steps[0 if secagg == "ideal" else 2])
         with pytest.raises(BadMessage, match=r"^update out of the public range$"):
             members[0].answer(requests["p0"])

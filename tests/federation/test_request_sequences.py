@@ -43,7 +43,7 @@ class Adversary:
         model = self.models[which]
         return Request(
             round_number=number,
-            phase=self.terms.phase_of(number),
+            phase=self.world.phase_of(self.terms, number),
             step=step,
             model_hash=(model or self.models[0]).hash,
             model=model,

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmarket.errors import DataError
-from fedmarket.federation.party import Rows
-from fedmarket.models.propensity import load_vector, network_of
+from fedmarket.federation.rows import Rows
+from fedmarket.models.network import load_vector, network_of
 from fedmarket.models.released import ModelState
 from fedmarket.training.gradients import clipped_gradient_sum
 
@@ -25,8 +25,8 @@ def gradients(party, model: ModelState) -> np.ndarray:
     """Return the unclipped gradient of each of the party's rows, (n, p)."""
     network = network_of(party.terms.model, party.terms.width)
     load_vector(network, model.parameters)
-    batch = party._batch(model)
-    places = range(len(batch.labels))
+    batch = party._releases._batch(model)
+    places = range(len(batch.targets))
     alone = (batch.taken(slice(place, place + 1)) for place in places)
     return np.stack([clipped_gradient_sum(network, row, clip_norm=np.inf) for row in alone])
 
@@ -45,7 +45,7 @@ def test_the_bound_is_reached_and_without_scaling_it_is_not_one(world):
     state = {"scale": np.full(4, 40.0), "parameters": np.array([0.0, 0.0, 0.0, 0.0, 30.0])}
     for arm, weighted in (("federated_schedule", True), ("federated", False)):
         party = world.party("a", world.terms(arm), rows=20)
-        party.rows.labels[:] = 0.0
+        party.rows.targets[:] = 0.0
         norms = np.linalg.norm(gradients(party, world.model(party.terms, **state)), axis=1)
         if weighted:
             np.testing.assert_allclose(norms, np.full(20, ROW_NORM), rtol=1e-6)
@@ -58,11 +58,11 @@ def test_the_bound_is_reached_and_without_scaling_it_is_not_one(world):
 def test_the_weight_of_a_row_is_the_row_norm_over_its_own(world):
     party = world.party("a", world.terms(secagg="ideal"), rows=20)
     centre, scale = np.array([0.1, 0.0, -0.2, 0.0]), np.array([3.0, 1.0, 0.5, 1.0])
-    batch = party._batch(world.model(party.terms, centre=centre, scale=scale))
+    batch = party._releases._batch(world.model(party.terms, centre=centre, scale=scale))
     seen = (party.rows.features - centre) * scale
     np.testing.assert_allclose(batch.features, seen, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(batch.weights, ROW_NORM / np.sqrt(np.sum(seen**2, axis=1) + 1), rtol=1e-5)
-    assert world.party("a", world.terms("federated"))._batch(world.model(party.terms)).weights is None
+    assert world.party("a", world.terms("federated"))._releases._batch(world.model(party.terms)).weights is None
 
 
 def test_a_party_hands_its_customers_on_to_every_sum(world):
@@ -73,7 +73,7 @@ def test_a_party_hands_its_customers_on_to_every_sum(world):
     for number, most in ((0, terms.plan.mechanism("centre").clip_norm), (1, 2.0), (4, np.sqrt(2)), (7, 1.0)):
         member, rows = (
             world.member("a", arm="federated_clipped", rows=own, held_out=own)
-            for own in (everyone, Rows(features=everyone.features, labels=everyone.labels))
+            for own in (everyone, Rows(features=everyone.features, targets=everyone.targets))
         )
         grid = terms.grid_of(terms.phase_of(number))
         one, many = (grid.decode(world.released(m, number, scale=np.full(4, 4.0))) for m in (member, rows))
@@ -92,5 +92,5 @@ def test_a_party_samples_and_counts_customers_that_stand_together_only(world, pl
 
 def test_the_rows_of_a_customer_reach_the_network_with_their_owner(world):
     party = world.party("a", world.terms(secagg="ideal"), rows=world.rows(4, customers=np.array([1, 1, 3, 9])))
-    batch = party._batch(world.model(party.terms))
+    batch = party._releases._batch(world.model(party.terms))
     assert torch.equal(batch.customers, torch.tensor([1, 1, 3, 9]))

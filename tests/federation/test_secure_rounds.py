@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from fedmarket.aggregation.steps import SECURE
 from fedmarket.errors import BadMessage, FederationStopped, Refusal
 from fedmarket.federation.messages import Request
-from fedmarket.federation.party import Party, PartyState
+from fedmarket.federation.party import PartyState
+from fedmarket.federation.release import Releases
 from fedmarket.federation.seat import Seat
 from fedmarket.privacy.budget import Spending
 
@@ -293,7 +294,7 @@ def test_the_charge_is_kept_before_a_row_is_looked_at(world, monkeypatch: pytest
         assert member.state.secagg == b""
         raise MemoryError
 
-    monkeypatch.setattr(Party, "_release", crash)
+    monkeypatch.setattr(Releases, "of", crash)
     with pytest.raises(MemoryError):
         member.answer(request)
     assert member.state.spending == Spending(update=2)

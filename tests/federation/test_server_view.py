@@ -16,7 +16,8 @@ from fedmarket.aggregation.secagg.state import PartyState as Secagg
 from fedmarket.aggregation.secagg.wire import HEADER
 from fedmarket.config import MlpModel
 from fedmarket.federation.party import Party
-from fedmarket.models.propensity import network_of, parameter_count
+from fedmarket.federation.release import Releases
+from fedmarket.models.network import network_of, parameter_count
 
 pytestmark = pytest.mark.statistical
 
@@ -226,13 +227,13 @@ def test_without_self_masks_a_late_vector_would_be_in_the_open(world):
     assert uneven(left) < RARE
 
 
-def moved(by: np.ndarray):
+def moved(members, by: np.ndarray):
     """Return a release that moves p0's sums up and p1's down by ``by``."""
-    release = Party._release
+    release, names = Releases.of, {id(member.party._releases): member.name for member in members}
 
-    def call(party, number, model):
-        shift = {"p0": by, "p1": -by}.get(party.name, 0.0)
-        return release(party, number, model) + shift
+    def call(releases, *args):
+        shift = {"p0": by, "p1": -by}.get(names[id(releases)], 0.0)
+        return release(releases, *args) + shift
 
     return call
 
@@ -255,7 +256,7 @@ def against_a_coalition(world, by: np.ndarray, *, broken=None):
         for place in (2, 3)
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Party, "_release", moved(by))
+        patch.setattr(Releases, "of", moved(members, by))
         view = world.seen_rounds(coordinator, members, rounds=1, broken=broken)
     left = []
     for place in (0, 1):
@@ -311,7 +312,7 @@ def test_two_inputs_with_one_sum_give_one_law_of_every_byte_that_the_server_sees
         coordinator, members = wide_market(world)
         world.round(coordinator, members)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Party, "_release", moved(by))
+            patch.setattr(Releases, "of", moved(members, by))
             views.append(world.seen_rounds(coordinator, members, rounds=3))
     first, second = (view.everything() for view in views)
     assert {at: len(content) for at, content in first.items()} == {at: len(c) for at, c in second.items()}

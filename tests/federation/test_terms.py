@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from fedmarket.config import MlpModel
-from fedmarket.errors import PlanError
+from fedmarket.errors import BadMessage, PlanError
 from fedmarket.federation.terms import Terms
 
 
@@ -32,7 +32,8 @@ def variants(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             for where, changed in variants(getattr(value, name), f"{path}.{name}"):
                 yield where, value.model_copy(update={name: changed})
     elif isinstance(value, tuple):
-        yield f"{path}[:-1]", value[:-1]
+        if value:
+            yield f"{path}[:-1]", value[:-1]
         for place, item in enumerate(value):
             for where, changed in variants(item, f"{path}[{place}]"):
                 yield where, (*value[:place], changed, *value[place + 1 :])
@@ -40,16 +41,16 @@ def variants(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, other(value)
 
 
-def test_every_field_is_in_the_hash(world, sharing):
+def test_every_field_is_in_the_hash(world, sharing, worth):
     terms = world.terms()
     mlp = replace(terms, model=MlpModel(kind="mlp", binning=True, hidden=(8, 4)))
     hashes = {}
     shared = sharing.terms()
-    for name, base in (("logistic", terms), ("mlp", mlp), ("shared noise", shared)):
+    for name, base in (("logistic", terms), ("mlp", mlp), ("shared noise", shared), ("value", worth.terms())):
         hashes[name] = base.hash
         for where, changed in variants(base):
             hashes[f"{name}{where}"] = changed.hash
-    assert len(hashes) > 150
+    assert len(hashes) > 250
     assert len(set(hashes.values())) == len(hashes), hashes
 
 
@@ -114,6 +115,12 @@ def test_rounds_are_one_centre_then_updates_then_calibrations_then_one_evaluatio
     terms = world.terms()
     phases = [terms.phase_of(number) for number in range(terms.rounds)]
     assert phases == ["centre", *["update"] * 3, *["calibrate"] * 3, "evaluate"]
+
+
+@pytest.mark.parametrize("number", [-9, -1, 8, 10**9])
+def test_a_round_that_the_run_does_not_have_has_no_phase(world, number: int):
+    with pytest.raises(BadMessage, match=f"^round {number}: the run has 8$"):
+        world.terms().phase_of(number)
 
 
 def test_without_private_evaluation_there_is_no_such_round(world):

@@ -17,8 +17,8 @@ def small_run(world, *, rows: int, positives: int, held_out_rows: int = 313, see
     members = []
     for place, name in enumerate(NAMES):
         own = world.rows(rows if name == "p1" else 60, seed=place + seed)
-        own.labels[:] = 0.0
-        own.labels[: positives if name == "p1" else 20] = 1.0
+        own.targets[:] = 0.0
+        own.targets[: positives if name == "p1" else 20] = 1.0
         held_out = world.rows(held_out_rows if name == "p1" else 30, seed=place + seed + 1000)
         changed = {"rows": own, "held_out": held_out, "declared_rows": 1300 if name == "p1" else 60}
         members.append(world.fresh(world.party(name, terms, roster=NAMES, **changed)))
@@ -71,13 +71,13 @@ def _places(content: bytes, code: bytes) -> set[int]:
 def private_numbers(world, members) -> dict[str, float]:
     """Return what a curious server would like to know of p1."""
     party = members[1].party
-    features, labels, held_out = party.rows.features, party.rows.labels, party.held_out
+    features, labels, held_out = party.rows.features, party.rows.targets[:, 0], party.held_out
     scores = 1 / (1 + np.exp(-features @ np.array([1.0, 0.0, 1.0, 0.0])))
     loss = float(-np.mean(np.where(labels == 1, np.log(scores), np.log1p(-scores))))
     return {
         "rows": float(len(labels)),
-        "held-out rows": float(len(held_out.labels)),
-        "held-out rate": float(held_out.labels.mean()),
+        "held-out rows": float(len(held_out.targets)),
+        "held-out rate": float(held_out.targets.mean()),
         "positives": float(labels.sum()),
         "negatives": float(len(labels) - labels.sum()),
         "rate": float(labels.mean()),

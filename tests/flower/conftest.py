@@ -78,7 +78,7 @@ def released() -> Released:
     """Return what leaves a run, to the last bit: the model's numbers, and the counts of its scores."""
 
     def of(outcome: Outcome) -> tuple[object, ...]:
-        scores = outcome.score_counts
+        scores = outcome.statistics.scores
         model = (getattr(outcome.model, part).tobytes() for part in MODEL_ARRAYS)
         return *model, scores and (scores.counts.tobytes(), scores.typical, scores.noise_std)
 

@@ -17,7 +17,7 @@ from fedmarket.flower import codec
 from fedmarket.flower.client import state_from_record, state_to_record
 from fedmarket.models.released import ModelState
 from fedmarket.privacy.budget import Spending
-from fedmarket.privacy.histogram import ScoreCounts
+from fedmarket.privacy.histogram import BinnedCounts, SegmentSums, Statistics
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 int64 = st.integers(-(2**63), 2**63 - 1)
@@ -84,7 +84,7 @@ def test_updates_come_out_as_they_went_in_and_carry_nothing_else(party, number, 
 counts = st.integers(0, 2**40)
 
 
-spendings = st.builds(Spending, centre=counts, update=counts, calibrate=counts, evaluate=counts)
+spendings = st.builds(Spending, **dict.fromkeys(Spending().releases(), counts))
 
 
 @given(st.integers(-1, 2**40), spendings, st.binary(), st.binary(), st.binary())
@@ -93,15 +93,50 @@ def test_a_partys_memory_comes_out_as_it_went_in(last, spending, run, model_hash
     assert state_from_record(ConfigRecord(dict(state_to_record(state)))) == state
 
 
-two_rows = arrays(np.float64, st.tuples(st.just(2), st.integers(1, 20)), elements=st.floats(width=64))
+def rows_of(count: int):
+    return arrays(np.float64, st.tuples(st.just(count), st.integers(1, 20)), elements=st.floats(width=64))
 
 
-@given(two_rows, st.floats(width=64, allow_nan=False), st.floats(0, 1e12))
-def test_counts_of_scores_come_out_as_they_went_in_to_the_last_bit(counted, typical, noise_std):
-    sent = ScoreCounts(counts=counted, typical=typical, noise_std=noise_std)
-    came = codec.score_counts_from_record(through_the_wire(RecordDict({"arrays": codec.score_counts_to_record(sent)})))
-    assert same(came.counts, counted)
-    assert (came.typical, came.noise_std) == (typical, noise_std)
+def binned(count: int):
+    numbers = {"typical": st.floats(width=64, allow_nan=False), "noise_std": st.floats(0, 1e12)}
+    return st.none() | st.builds(BinnedCounts, counts=rows_of(count), **numbers)
+
+
+stds = arrays(np.float64, 3, elements=st.floats(0, 1e12))
+segments = st.none() | st.builds(SegmentSums, sums=rows_of(3), noise_stds=stds)
+
+
+@given(binned(2), binned(3), segments)
+def test_statistics_come_out_as_they_went_in_to_the_last_bit(scores, values, segments):
+    sent = Statistics(scores=scores, values=values, segments=segments)
+    came = codec.statistics_from_record(through_the_wire(RecordDict({"arrays": codec.statistics_to_record(sent)})))
+    for name in codec.BINNED:
+        one, other = getattr(sent, name), getattr(came, name)
+        assert (one is None) == (other is None), name
+        if one is not None:
+            assert same(one.counts, other.counts)
+            assert (one.typical, one.noise_std) == (other.typical, other.noise_std)
+    assert (segments is None) == (came.segments is None)
+    if segments is not None:
+        assert same(segments.sums, came.segments.sums)
+        assert same(segments.noise_stds, came.segments.noise_stds)
+
+
+def test_a_run_that_tells_nothing_beside_its_model_comes_out_as_such():
+    nothing = RecordDict({"arrays": codec.statistics_to_record(Statistics())})
+    assert codec.statistics_from_record(through_the_wire(nothing)) == Statistics()
+
+
+@pytest.mark.parametrize("missing", ["scores_scale", "values_scale", "segments_scale"])
+def test_statistics_without_their_scale_are_bad(missing: str):
+    binned_ = BinnedCounts(counts=np.zeros((2, 3)), typical=0.0, noise_std=1.0)
+    whole = Statistics(
+        scores=binned_, values=binned_, segments=SegmentSums(sums=np.zeros((3, 2)), noise_stds=np.ones(3))
+    )
+    record = codec.statistics_to_record(whole)
+    rest = ArrayRecord({name: array for name, array in record.items() if name != missing})
+    with pytest.raises(BadMessage, match=f"^{missing}: expected an array, got none"):
+        codec.statistics_from_record(RecordDict({"arrays": rest}))
 
 
 def test_only_a_step_that_computes_on_rows_is_a_training():

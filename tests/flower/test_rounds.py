@@ -84,13 +84,14 @@ def test_a_run_whose_last_round_is_void_has_its_model_and_no_counts_of_scores(
     silenced, run_config, honest, step: str, released
 ):
     outcome = silenced(run_config(step=step), nodes=LOST, step=step, rounds={7})
-    assert outcome.score_counts is None
+    assert outcome.statistics.scores is None
     assert released(outcome)[:-1] == released(honest)[:-1]
     assert [state.spending.evaluate for state in outcome.states] == [1, 0, 0, 1]
 
 
 def test_counts_of_scores_are_those_of_the_parties_whose_masked_counts_came(silenced, run_config, honest):
-    whole, fewer = honest.score_counts, silenced(run_config(), nodes={2}, step="mask", rounds={7}).score_counts
+    silent = silenced(run_config(), nodes={2}, step="mask", rounds={7})
+    whole, fewer = honest.statistics.scores, silent.statistics.scores
     assert whole.counts.shape == fewer.counts.shape == (2, SCORE_BINS)
     assert whole.typical == fewer.typical
     assert fewer.noise_std == pytest.approx(whole.noise_std * (3 / 4) ** 0.5)

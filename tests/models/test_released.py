@@ -1,4 +1,4 @@
-"""A released model survives the disk, is bound to its contract, and its recalibration keeps the order."""
+"""A released model survives the disk, is bound to its contract, and says whether it was trained with privacy."""
 
 import json
 from dataclasses import replace
@@ -7,28 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from scipy.special import expit
 
-from fedmarket.config import LogisticModel, MlpModel
+from fedmarket.config import LogisticModel, MlpModel, Model, TweedieModel, ValueModel
 from fedmarket.contract.layout import layout_of
-from fedmarket.contract.schema import CategoryColumn, Contract, Label, NumericColumn, PrivacyTerms
+from fedmarket.contract.schema import CategoryColumn, Contract, Label, NumericColumn, PrivacyTerms, Value
 from fedmarket.errors import ConfigError, TableError
-from fedmarket.models.propensity import network_of, parameter_count
-from fedmarket.models.released import (
-    FORMAT,
-    REACH,
-    UNCALIBRATED,
-    ModelState,
-    load_model,
-    predict,
-    reach_of,
-    recalibrated,
-    save_model,
-    seen,
-)
+from fedmarket.models.network import network_of, parameter_count
+from fedmarket.models.objectives import RESPONSE, objective_of
+from fedmarket.models.prediction import REACH
+from fedmarket.models.released import FORMAT, ModelState, load_model, predict, save_model, seen, typical_customer
 
 CONTRACT = Contract(
     format="fedmarket-contract/1",
@@ -62,6 +51,12 @@ def state_of(model: LogisticModel | MlpModel, seed: int = 0) -> ModelState:
     )
 
 
+def responses(model: LogisticModel | MlpModel, state: ModelState, features: np.ndarray, **keys: bool) -> np.ndarray:
+    prediction = predict(model, RESPONSE, state, features, **keys)
+    assert list(prediction.columns) == ["response"]
+    return prediction.columns["response"]
+
+
 @EACH
 def test_a_model_comes_back_as_it_was_saved(model: LogisticModel | MlpModel, tmp_path: Path):
     state, path = state_of(model), tmp_path / "deep" / "model.safetensors"
@@ -69,13 +64,14 @@ def test_a_model_comes_back_as_it_was_saved(model: LogisticModel | MlpModel, tmp
     found = load_model(path, CONTRACT)
     loaded_model, loaded, layout = found.model, found.state, found.layout
     assert loaded_model == model
+    assert found.objective == RESPONSE
     assert layout == layout_of(CONTRACT, binning=model.binning)
     for name in ("centre", "scale", "parameters", "calibration"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(state, name))
         assert getattr(loaded, name).dtype == np.float64
     assert [entry.name for entry in path.parent.iterdir()] == ["model.safetensors"]
     features = np.random.default_rng(1).random((6, layout.width), dtype=np.float32)
-    np.testing.assert_array_equal(predict(loaded_model, loaded, features), predict(model, state, features))
+    np.testing.assert_array_equal(responses(loaded_model, loaded, features), responses(model, state, features))
 
 
 @pytest.fixture
@@ -165,7 +161,7 @@ def test_a_file_without_a_contract_is_refused(tmp_path: Path):
 def test_predicting_rows_of_another_width_is_refused():
     features = np.zeros((3, 5), dtype=np.float32)
     with pytest.raises(ValueError, match=r"expected 6 parameters, got an array of shape \(7,\)"):
-        predict(MODELS["logistic"], state_of(MODELS["logistic"]), features)
+        responses(MODELS["logistic"], state_of(MODELS["logistic"]), features)
 
 
 def test_a_prediction_is_the_recalibrated_network_of_the_centred_and_scaled_row():
@@ -173,9 +169,9 @@ def test_a_prediction_is_the_recalibrated_network_of_the_centred_and_scaled_row(
     features = np.random.default_rng(2).random((4, 6), dtype=np.float32)
     raw = (features - state.centre) * state.scale @ state.parameters[:6] + state.parameters[6]
     shown = -1.0 + 0.8 * REACH * np.tanh((raw - 0.3) / REACH)
-    np.testing.assert_allclose(predict(MODELS["logistic"], state, features), expit(shown), rtol=1e-5)
-    np.testing.assert_allclose(predict(MODELS["logistic"], state, features, calibrated=False), expit(raw), rtol=1e-5)
-    assert predict(MODELS["logistic"], state, features[:0]).shape == (0,)
+    np.testing.assert_allclose(responses(MODELS["logistic"], state, features), expit(shown), rtol=1e-5)
+    np.testing.assert_allclose(responses(MODELS["logistic"], state, features, calibrated=False), expit(raw), rtol=1e-5)
+    assert responses(MODELS["logistic"], state, features[:0]).shape == (0,)
 
 
 def test_scaling_a_place_up_and_its_parameter_down_changes_no_prediction():
@@ -183,9 +179,9 @@ def test_scaling_a_place_up_and_its_parameter_down_changes_no_prediction():
     features = np.random.default_rng(2).random((4, 6), dtype=np.float32)
     factors = np.array([1.0, 2.0, 0.5, 4.0, 1.0, 0.25])
     moved = replace(state, scale=state.scale * factors, parameters=state.parameters / np.append(factors, 1.0))
-    np.testing.assert_allclose(predict(model, moved, features), predict(model, state, features), rtol=1e-6)
+    np.testing.assert_allclose(responses(model, moved, features), responses(model, state, features), rtol=1e-6)
     unmoved = replace(moved, scale=state.scale)
-    assert np.abs(predict(model, unmoved, features) - predict(model, state, features)).max() > 1e-3
+    assert np.abs(responses(model, unmoved, features) - responses(model, state, features)).max() > 1e-3
 
 
 def test_rows_are_seen_as_float32_and_left_as_they_were():
@@ -206,37 +202,89 @@ def test_the_hash_of_a_model_is_that_of_every_vector_in_its_place(vector: str):
     assert replace(state, centre=state.scale, scale=state.centre).hash != state.hash
 
 
-LOGITS = st.lists(st.floats(-60, 60), min_size=2, max_size=30)
-
-
-@given(raws=LOGITS, intercept=st.floats(-10, 10), slope=st.floats(0.05, 10), pivot=st.floats(-10, 10))
-def test_recalibration_keeps_the_order(raws: list[float], intercept: float, slope: float, pivot: float):
-    raw = np.sort(np.array(raws))
-    assert (np.diff(recalibrated(raw, np.array([intercept, slope, pivot]))) >= 0).all()
-    near = np.unique(np.round(np.clip(raw, pivot - 20, pivot + 20), 3))
-    assert (np.diff(recalibrated(near, np.array([intercept, slope, pivot]))) > 0).all()
-    turned = recalibrated(near, np.array([intercept, -slope, pivot]))
-    assert (np.diff(turned) < 0).all()
-
-
-@given(raws=LOGITS, pivot=st.floats(-10, 10))
-def test_the_reach_is_bounded_and_near_the_pivot_the_identity_changes_little(raws: list[float], pivot: float):
-    raw = np.array(raws)
-    assert (np.abs(reach_of(raw, pivot)) <= 1).all()
-    unchanged = recalibrated(raw, np.array([pivot, 1.0, pivot]))
-    assert (np.abs(unchanged - pivot) <= REACH).all()
-    near = np.abs(raw - pivot) < 1
-    np.testing.assert_allclose(unchanged[near], raw[near], atol=1 / (3 * REACH**2) + 1e-12)
-
-
-def test_before_calibration_nothing_is_added():
-    np.testing.assert_array_equal(UNCALIBRATED, [0.0, 1.0, 0.0])
-    assert recalibrated(np.array([0.0]), UNCALIBRATED)[0] == 0.0
-
-
 @pytest.mark.parametrize("private", [True, False])
 def test_a_model_says_whether_it_was_trained_with_secret_noise(tmp_path: Path, private: bool):
     path = tmp_path / "model.safetensors"
     save_model(path, state_of(MODELS["logistic"]), model=MODELS["logistic"], contract=CONTRACT, private=private)
     assert load_model(path, CONTRACT).private is private
     assert (b"NOT PRIVATE" in path.read_bytes()) is not private
+
+
+# Models of a value.
+
+VALUE = Value(column="spend", currency="EUR", upper=2000, typical=30)
+VALUED = {
+    "value": CONTRACT.model_copy(update={"task": "ltv", "label": None, "value": VALUE}),
+    "response and value": CONTRACT.model_copy(update={"task": "propensity-and-ltv", "value": VALUE}),
+}
+VALUE_MODELS: dict[str, Model] = {
+    "ziln": ValueModel(kind="ziln", binning=False, hidden=()),
+    "deep ziln": ValueModel(kind="ziln", binning=True, hidden=(4, 2)),
+    "two-part": ValueModel(kind="two-part", binning=False, hidden=(3,)),
+    "tweedie": TweedieModel(kind="tweedie", binning=True, hidden=(), power=1.4),
+}
+EACH_VALUED = pytest.mark.parametrize("contract", VALUED.values(), ids=VALUED)
+EACH_VALUE_MODEL = pytest.mark.parametrize("model", VALUE_MODELS.values(), ids=VALUE_MODELS)
+
+
+def value_state(model: Model, contract: Contract) -> ModelState:
+    rng, objective = np.random.default_rng(3), objective_of(model, contract)
+    width = layout_of(contract, binning=model.binning).width
+    return ModelState(
+        centre=rng.random(width),
+        scale=0.5 + rng.random(width),
+        parameters=rng.standard_normal(parameter_count(network_of(model, width, objective))),
+        calibration=objective.uncalibrated + 0.1 * rng.random(objective.uncalibrated.size),
+    )
+
+
+@EACH_VALUED
+@EACH_VALUE_MODEL
+def test_a_model_of_a_value_comes_back_as_it_was_saved(model: Model, contract: Contract, tmp_path: Path):
+    state, objective, path = value_state(model, contract), objective_of(model, contract), tmp_path / "model"
+    save_model(path, state, model=model, contract=contract, private=True)
+    found = load_model(path, contract)
+    assert (found.model, found.objective, found.private) == (model, objective, True)
+    assert found.state.hash == state.hash
+    features = np.random.default_rng(1).random((6, len(state.centre)), dtype=np.float32)
+    before, after = (
+        predict(model, objective, state, features).columns,
+        predict(found.model, found.objective, found.state, features).columns,
+    )
+    assert list(before) == list(after)
+    for name, values in before.items():
+        assert values.shape == (6,)
+        np.testing.assert_array_equal(after[name], values)
+
+
+@EACH_VALUED
+@EACH_VALUE_MODEL
+@pytest.mark.parametrize("off", [-1, 1])
+def test_a_calibration_of_another_length_is_refused_in_one_line(
+    model: Model, contract: Contract, off: int, tmp_path: Path
+):
+    state = value_state(model, contract)
+    calibration = np.ones(state.calibration.size + off)
+    save_model(tmp_path / "m", replace(state, calibration=calibration), model=model, contract=contract, private=True)
+    with pytest.raises(TableError, match=r"^\S+/m: the model's numbers do not fit the contract$"):
+        load_model(tmp_path / "m", contract)
+
+
+@EACH_VALUE_MODEL
+def test_a_model_of_a_value_is_refused_under_a_contract_without_one(model: Model, tmp_path: Path):
+    contract = VALUED["value"]
+    save_model(tmp_path / "m", value_state(model, contract), model=model, contract=contract, private=True)
+    with pytest.raises(ConfigError, match="trained under contract"):
+        load_model(tmp_path / "m", CONTRACT)
+
+
+@EACH_VALUED
+@EACH_VALUE_MODEL
+def test_the_typical_customer_is_the_row_at_the_centre(model: Model, contract: Contract):
+    state, objective = value_state(model, contract), objective_of(model, contract)
+    at_centre = predict(model, objective, state, state.centre[None].astype(np.float32)).columns
+    found = typical_customer(model, objective, state)
+    assert list(found.columns) == list(at_centre)
+    for name, values in found.columns.items():
+        np.testing.assert_allclose(values, at_centre[name], rtol=1e-5)
+    assert found.value_or_zero == found.columns["value"][0] > 0

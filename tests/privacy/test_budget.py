@@ -6,19 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmarket.errors import Refusal
+from fedmarket.config import ValueShares
+from fedmarket.errors import PlanError, Refusal
 from fedmarket.privacy.budget import Spending
 from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.plan import PrivacyPlan
+from fedmarket.privacy.shape import Shape
 
 PlanOf = Callable[..., PrivacyPlan]
 
-ALLOWED = {"centre": 1, "update": 20, "calibrate": 3, "evaluate": 1}
+ALLOWED = {"centre": 1, "update": 20, "calibrate": 3, "level": 1, "segment": 1, "evaluate": 1}
 
 
 def plan() -> PrivacyPlan:
     mechanisms = tuple(
-        Mechanism(phase=phase, clip_norm=1.0, noise_multiplier=9.0, sample_rate=1.0, releases=releases)
+        Mechanism(phase=phase, clip_norm=1.0, noise_multiplier=9.0, sample_rate=1.0, releases=releases, length=1)
         for phase, releases in ALLOWED.items()
     )
     return PrivacyPlan(
@@ -42,6 +44,14 @@ def test_a_round_that_does_not_fit_whole_is_refused_whole():
     assert spending.charged(plan(), "update", 2) == Spending(update=20)
 
 
+@pytest.mark.parametrize("phase", ["level", "segment"])
+def test_what_the_plan_does_not_have_is_refused_and_nothing_is_charged(plan_of: PlanOf, phase: str):
+    spending = Spending()
+    with pytest.raises(PlanError, match=rf"^this run releases nothing in the phase {phase}$"):
+        spending.charged(plan_of(epsilon=1.0), phase, 1)
+    assert spending == Spending()
+
+
 @given(asked=st.lists(st.tuples(st.sampled_from(sorted(ALLOWED)), st.integers(1, 9)), max_size=40))
 def test_no_order_of_requests_gets_more_than_the_plan_holds(asked: list[tuple[str, int]]):
     spending, granted = Spending(), dict.fromkeys(ALLOWED, 0)
@@ -55,10 +65,24 @@ def test_no_order_of_requests_gets_more_than_the_plan_holds(asked: list[tuple[st
     assert all(granted[phase] <= ALLOWED[phase] for phase in ALLOWED)
 
 
-def test_the_whole_budget_spent_is_the_epsilon_of_the_plan(plan_of: PlanOf):
-    calibrated = plan_of(epsilon=1.0)
+PLANS = {
+    "response": {},
+    "value": {
+        "shape": Shape(
+            width=60, norm_bound=3.0, parameters=183, response=False, purchase=True, value=True, segments=18
+        ),
+        "value": ValueShares(level_share=0.06, segment_share=0.04),
+    },
+}
+
+
+@pytest.mark.parametrize("keys", PLANS.values(), ids=PLANS)
+def test_the_whole_budget_spent_is_the_epsilon_of_the_plan(plan_of: PlanOf, keys: dict[str, object]):
+    calibrated = plan_of(epsilon=1.0, **keys)
+    assert len(calibrated.mechanisms) == (6 if keys else 4)
     spending, last = Spending(), 0.0
-    for phase, count in ALLOWED.items():
+    for phase in (mechanism.phase for mechanism in calibrated.mechanisms):
+        count = ALLOWED[phase]
         spending = spending.charged(calibrated, phase, count)
         # Held-out rows pay for themselves: they spend, but training rows have spent as much.
         assert (last < spending.spent(calibrated).epsilon <= 1.0) == (phase != "evaluate")

@@ -1,6 +1,7 @@
 """One noisy sum: on a grid it is whole steps with the law of a share, elsewhere a continuous normal of one's own."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,18 +20,18 @@ DOUBT = 1e-7
 
 DRAWS = 300_000
 
+UPDATE: dict[str, Any] = {"phase": "update", "clip_norm": 0.4, "sample_rate": 1.0, "releases": 3}
+
 
 def local(*, noise_multiplier: float = 2.5) -> Mechanism:
-    return Mechanism(phase="update", clip_norm=0.4, noise_multiplier=noise_multiplier, sample_rate=1.0, releases=3)
+    return Mechanism(**UPDATE, noise_multiplier=noise_multiplier, length=9)
 
 
 def shared(
     *, shares: int = 4, resolution: float = 2.0**-6, noise_multiplier: float = 2.5, length: int = 9
 ) -> Mechanism:
-    grid = Grid(resolution=resolution, length=length, shares=shares, slack=1e-6)
-    return Mechanism(
-        phase="update", clip_norm=0.4, noise_multiplier=noise_multiplier, sample_rate=1.0, releases=3, grid=grid
-    )
+    grid = Grid(resolution=resolution, shares=shares, slack=1e-6)
+    return Mechanism(**UPDATE, noise_multiplier=noise_multiplier, length=length, grid=grid)
 
 
 # The finest step.

@@ -9,8 +9,9 @@ import pytest
 
 from fedmarket.errors import PlanError
 from fedmarket.privacy.accountant import gaussian_epsilon, gaussian_mu
+from fedmarket.privacy.histogram import SCORE_BINS
 from fedmarket.privacy.mechanism import Mechanism, Phase
-from fedmarket.privacy.plan import CALIBRATION_SENSITIVITY, PrivacyPlan, Sharing, with_update_noise
+from fedmarket.privacy.plan import PrivacyPlan, Sharing, with_update_noise
 
 PlanOf = Callable[..., PrivacyPlan]
 
@@ -78,14 +79,15 @@ def test_the_plan_holds_the_bounds_that_the_trainer_enforces(plan_of: PlanOf):
     assert found == {
         "centre": (3.0, 1.0, 1),
         "update": (1.0, 0.1, 20),
-        "calibrate": (CALIBRATION_SENSITIVITY, 1.0, 3),
+        "calibrate": (math.sqrt(2), 1.0, 3),
         "evaluate": (1.0, 1.0, 1),
     }
-    assert pytest.approx(math.sqrt(2)) == CALIBRATION_SENSITIVITY
+    lengths = {m.phase: m.length for m in plan.mechanisms}
+    assert lengths == {"centre": 60, "update": 61, "calibrate": 5, "evaluate": 2 * SCORE_BINS}
 
 
 def test_what_is_accounted_is_what_is_drawn():
-    mechanism = Mechanism(phase="update", clip_norm=0.3, noise_multiplier=7.0, sample_rate=0.25, releases=9)
+    mechanism = Mechanism(phase="update", clip_norm=0.3, noise_multiplier=7.0, sample_rate=0.25, releases=9, length=1)
     assert mechanism.noise_std == pytest.approx(2.1)
     event = mechanism.event()
     assert (event.noise_multiplier, event.sample_rate, event.count) == (7.0, 0.25, 9)
@@ -142,7 +144,7 @@ def test_noise_is_written_with_six_digits_and_never_rounded_down(plan_of: PlanOf
 
 # Training rows and held-out rows pay apart.
 
-SHARING = Sharing(shares=6, parties=16, party_rows=20_000, modulus_bits=64, width=60, parameters=61)
+SHARING = Sharing(shares=6, parties=16, party_rows=20_000, modulus_bits=64)
 TRAINING: dict[Phase, int] = {"centre": 1, "update": 20, "calibrate": 3}
 HELD_OUT: dict[Phase, int] = {"evaluate": 1}
 
@@ -172,7 +174,7 @@ def test_what_is_spent_is_the_larger_of_training_rows_and_held_out_rows(plan_of:
 def test_held_out_rows_take_nothing_from_training(plan_of: PlanOf):
     with_it, without = (plan_of(epsilon=1.0, private_evaluation=said) for said in ("true", "false"))
     assert with_it.mechanism("update") == without.mechanism("update")
-    assert (with_it.mechanism("evaluate").releases, without.mechanism("evaluate").releases) == (1, 0)
+    assert (with_it.releases_of("evaluate"), without.releases_of("evaluate")) == (1, 0)
     assert without.spent() == with_it.spent(TRAINING)
     assert without.epsilon_against(1) == without.spent().epsilon
 

@@ -16,7 +16,7 @@ from fedmarket.privacy.plan import PrivacyPlan, Sharing, with_update_noise
 
 # Noise that parties share.
 
-SHARING = Sharing(shares=6, parties=16, party_rows=20_000, modulus_bits=64, width=60, parameters=61)
+SHARING = Sharing(shares=6, parties=16, party_rows=20_000, modulus_bits=64)
 LENGTHS = {"centre": 60, "update": 61, "calibrate": 5, "evaluate": 2 * SCORE_BINS}
 
 
@@ -172,13 +172,14 @@ def test_a_plan_without_privacy_shares_no_noise_either(bare_plan_of: PlanOf):
 
 def coarse(*, shares: int, resolution: float = 1.0, noise_multiplier: float = 4.0, releases: int = 1) -> PrivacyPlan:
     """Return a plan of one number a release, whose noise is a few steps wide in all."""
-    grid = Grid(resolution=resolution, length=1, shares=shares, slack=0.0)
+    grid = Grid(resolution=resolution, shares=shares, slack=0.0)
     update = Mechanism(
         phase="update",
         clip_norm=1.0,
         noise_multiplier=noise_multiplier,
         sample_rate=1.0,
         releases=releases,
+        length=1,
         grid=grid,
     )
     return PrivacyPlan(

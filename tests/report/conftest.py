@@ -1,4 +1,4 @@
-"""A whole results document, made from simulated scores, so that pages look as they do in use."""
+"""Whole results documents of each task, made from simulated scores, so that pages look as they do in use."""
 
 import copy
 
@@ -7,6 +7,7 @@ import pytest
 
 from fedmarket.evaluation import curves
 from fedmarket.evaluation.metrics import propensity_metrics
+from fedmarket.evaluation.value import deciles, value_gains, value_metrics
 from fedmarket.report.page import render
 
 MONEY = {"contact_cost": 5.0, "response_margin": 60.0}
@@ -50,11 +51,52 @@ STEPS = (
     ("rounding", "federated_clipped", "federated_rounded", "updates are rounded to integers"),
     ("noise", "federated_rounded", "federated_dp", "each party adds its own noise"),
 )
+RANKING = ("metric", "arms", "loss", "decomposition")
+SUMS = ("customers", "responses", "value")
+SEGMENTS = (
+    (("transactions below 2", "average_spend below 30"), (7524.1, 1046.3, 40009.2), (7577.0, 1053.0, 46071.5)),
+    (("transactions below 2", "average_spend 30 or more"), (-25.5, 37.2, -166.4), (0.0, 0.0, 0.0)),
+    (("transactions 2 or more", "average_spend below 30"), (160.4, 10.1, 7645.3), (126.0, 49.0, 5286.2)),
+    (("transactions 2 or more", "average_spend 30 or more"), (669.2, 605.4, 87556.1), (698.0, 600.0, 93976.4)),
+)
+"""Tiers with noisy and exact customers, buyers and values: well known, empty, half lost, and dear customers."""
+TARGETING = {
+    "policies": {
+        "model": {"profit": 4.44397, "contacted_share": 0.28138, "responses": 448.19},
+        "top decile by past spend": {"profit": 2.96304, "contacted_share": 0.1, "responses": 179.45},
+        "nobody": {"profit": 0.0, "contacted_share": 0.0, "responses": 0.0},
+        "truth": {"profit": 4.76468, "contacted_share": 0.24821, "responses": 396.33},
+    },
+    "measured_by": "known truth",
+    "margin": 0.3,
+    "contact_cost": 3.0,
+}
+LINES = {
+    "lines": 69659, "without_customer": 0, "duplicates": 255, "before_start": 0, "after_end": 0, "calibration": 48831,
+    "prediction": 20573, "cancelled": 0, "outside_vocabulary": 0, "unmatched_cancellations": 0, "transactions": 48831,
+    "over_limit": 7, "clipped_amounts": 2, "customers": 23570, "clipped_values": 0, "only_later": 0,
+    "without_purchase": 0,
+}  # fmt: skip
 
 
 @pytest.fixture
 def results(_results):
     return copy.deepcopy(_results)
+
+
+@pytest.fixture
+def of_value(_of_value):
+    """Results of a value alone."""
+    return copy.deepcopy(_of_value)
+
+
+@pytest.fixture
+def of_both(_results, _of_value):
+    """Results of a response and a value."""
+    both = copy.deepcopy(_results) | {"task": "propensity-and-ltv", "value": copy.deepcopy(_of_value["value"])}
+    both["value"]["ranking"] = copy.deepcopy({key: _of_value[key] for key in RANKING})
+    both["value"].update(lines=None, targeting=TARGETING)
+    return both
 
 
 @pytest.fixture(scope="session")
@@ -67,17 +109,18 @@ def _results():
     return example_results()
 
 
+@pytest.fixture(scope="session")
+def _of_value(_results):
+    return example_of_value(_results)
+
+
 def example_results():
     rng = np.random.default_rng(5)
     labels = (rng.random(8000) < 0.113).astype(int)
     shared = rng.normal(size=8000)
     scores = {arm: signal * labels + shared for arm, signal in SIGNALS.items()}
     probabilities = {arm: 1 / (1 + np.exp(-(1.15 * score - 2.75))) for arm, score in scores.items()}
-    arms = {arm: _arm(arm, labels, probabilities[arm], rng) for arm in SIGNALS}
-    aucs = {name: np.array(arm["per_seed"]) for name, arm in arms.items()}
-    for name, arm in arms.items():
-        arm["loss"] = float(np.mean(1 - aucs[name] / aucs["pooled"]))
-        arm["joint_loss"] = float(np.mean(1 - aucs["federated_dp"] / aucs[name]))
+    arms = {arm: _arm(arm, "auc", propensity_metrics(labels, probabilities[arm], **MONEY), rng) for arm in SIGNALS}
     before = probabilities["federated_dp"] ** 0.8
     return {
         "format": "fedmarket-results/1",
@@ -93,18 +136,7 @@ def example_results():
             "features": 63,
             "bayes_optimal": None,
         },
-        "arms": arms,
-        "loss": {name: _loss(arms[name], arms["federated_dp"]) for name in ("pooled", "pooled_best")},
-        "decomposition": [
-            {
-                "step": step,
-                "from": origin,
-                "to": to,
-                "loss": (arms[origin]["mean"] - arms[to]["mean"]) / arms["pooled"]["mean"],
-                "words": words,
-            }
-            for step, origin, to, words in STEPS
-        ],
+        **_compared(arms),
         "calibration": {
             "before": propensity_metrics(labels, before, **MONEY),
             "after": arms["federated_dp"]["metrics"],
@@ -117,6 +149,7 @@ def example_results():
             "response_rate": _private(0.1139, 0.0042, 0.1127),
         },
         "curves": _curves(labels, probabilities, before),
+        "value": None,
         "parties": [_party(name, rows, rng) for name, rows in JOBS.items()],
         "privacy": {
             name: {
@@ -160,9 +193,77 @@ def example_results():
     }
 
 
-def _arm(arm, labels, probabilities, rng):
-    metrics = propensity_metrics(labels, probabilities, **MONEY)
-    per_seed = [metrics["auc"] + 0.004 * step for step in rng.normal(size=5)]
+def example_of_value(results):
+    rng = np.random.default_rng(6)
+    worth = rng.normal(size=4000)
+    bought = rng.random(4000) < 1 / (1 + np.exp(0.8 - 1.3 * worth))
+    spent = np.where(bought, np.round(30 * np.exp(0.8 * worth), 2), 0.0)
+    blur = {arm: 1.6 - signal for arm, signal in SIGNALS.items()} | {"past_spend": 0.9, "buyers": 0.5}
+    predicted = {arm: 12 * np.exp(worth + size * rng.normal(size=4000)) for arm, size in blur.items()}
+    arms = {arm: _arm(arm, "gini", value_metrics(spent, values), rng) for arm, values in predicted.items()}
+    shown = ("pooled_best", "pooled", "federated_dp", "past_spend")
+    value = {
+        "currency": "USD",
+        "ranking": None,
+        "calibration": {
+            "before": arms["federated_dp"]["metrics"] | {"value_ratio": 0.941},
+            "after": arms["federated_dp"]["metrics"],
+        },
+        "private_evaluation": {
+            "value_ratio": _private(1.0451, 0.0812, 1.0113),
+            "captured_20": _private(0.5512, 0.0431, 0.5603),
+            "purchase_rate": _private(0.3107, 0.0112, 0.3151),
+            "mean_spend": _private(25.832, 2.113, 26.941),
+        },
+        "curves": {
+            "deciles": {arm: deciles(spent, predicted[arm]) for arm in shown},
+            "gains": {arm: value_gains(spent, predicted[arm]) for arm in shown},
+        },
+        "segments": [_segment(*found) for found in SEGMENTS],
+        "targeting": None,
+        "lines": LINES,
+    }
+    changed = {"task": "ltv", "metric": "gini", "name": "music shops", "value": value, **_compared(arms)}
+    return copy.deepcopy(results) | changed | dict.fromkeys(("calibration", "private_evaluation", "curves"))
+
+
+def _segment(tiers, known, exact):
+    noise = (89.6, 89.6, 6042.5)
+    return {
+        "tiers": list(tiers),
+        "known": {
+            name: {"value": number, "low": max(number - width, 0.0), "high": number + width}
+            for name, number, width in zip(SUMS, known, noise, strict=True)
+        },
+        "exact": {name: dict.fromkeys(("value", "low", "high"), x) for name, x in zip(SUMS, exact, strict=True)},
+    }
+
+
+def _compared(arms):
+    """The arms by one metric, what the joint model loses to some, and in which step."""
+    metrics = {name: np.array(arm["per_seed"]) for name, arm in arms.items()}
+    for name, arm in arms.items():
+        arm["loss"] = float(np.mean(1 - metrics[name] / metrics["pooled"]))
+        arm["joint_loss"] = float(np.mean(1 - metrics["federated_dp"] / metrics[name]))
+    references = [name for name in ("pooled", "pooled_best", "past_spend") if name in arms]
+    return {
+        "arms": arms,
+        "loss": {name: _loss(arms[name], arms["federated_dp"]) for name in references},
+        "decomposition": [
+            {
+                "step": step,
+                "from": origin,
+                "to": to,
+                "loss": (arms[origin]["mean"] - arms[to]["mean"]) / arms["pooled"]["mean"],
+                "words": words,
+            }
+            for step, origin, to, words in STEPS
+        ],
+    }
+
+
+def _arm(arm, metric, metrics, rng):
+    per_seed = [metrics[metric] + 0.004 * step for step in rng.normal(size=5)]
     mean = float(np.mean(per_seed))
     return {
         "description": f"how the {arm.replace('_', ' ')} model is trained",
@@ -176,7 +277,14 @@ def _arm(arm, labels, probabilities, rng):
 def _loss(reference, arm):
     per_seed = [1 - a / b for a, b in zip(arm["per_seed"], reference["per_seed"], strict=True)]
     mean = float(np.mean(per_seed))
-    return {"mean": mean, "upper_95": mean + 0.0043, "per_seed": per_seed}
+    points = [b - a for a, b in zip(arm["per_seed"], reference["per_seed"], strict=True)]
+    middle = float(np.mean(points))
+    return {
+        "mean": mean,
+        "upper_95": mean + 0.0043,
+        "per_seed": per_seed,
+        "points": {"mean": middle, "upper_95": middle + 0.0033, "per_seed": points},
+    }
 
 
 def _private(value, half_width, exact):
@@ -205,9 +313,9 @@ def _party(name, rows, rng):
         "rows": rows,
         "declared_rows": rows,
         "response_rate": float(rng.uniform(0.06, 0.3)),
-        "auc_alone": alone,
-        "auc_alone_dp": alone_dp,
-        "auc_joint_dp": joint,
+        "alone": alone,
+        "alone_dp": alone_dp,
+        "joint_dp": joint,
         "gain": joint - alone,
         "epsilon": 0.99973,
     }

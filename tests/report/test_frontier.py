@@ -1,29 +1,43 @@
 """The page of a frontier says what epsilon costs, shows every number, and loads nothing."""
 
+import copy
 import re
 
 import pytest
 
 from fedmarket.errors import DataError
-from fedmarket.report.frontier import MODE_NAMES, headline, nearest, render_frontier
+from fedmarket.report.frontier import MODE_NAMES, answer, headline, nearest, render_frontier
+
+EPSILONS = [0.1, 1.0, 8.0]
+LOSSES = {"distributed": (0.02, 0.0031, 0.0001), "local": (0.05, 0.011, 0.002), "pooled_dp": (0.018, 0.003, 0.0)}
 
 
 def band(mean: float) -> dict[str, float]:
     return {"mean": mean, "standard_error": 0.001, "low": mean - 0.002, "high": mean + 0.002}
 
 
+def compared(loss: float, *, metrics: dict[str, float], score: float) -> dict:
+    """Return what is said of one arm that loses ``loss`` of a pooled score of 0.8."""
+    return {
+        "score": score,
+        "metrics": metrics,
+        "pooled": band(loss),
+        "pooled_best": band(loss + 0.001),
+        "points": {"pooled": band(0.8 * loss), "pooled_best": band(0.8 * loss + 0.0008)},
+    }
+
+
 @pytest.fixture
 def results() -> dict:
-    epsilons = [0.1, 1.0, 8.0]
-    losses = {"distributed": (0.02, 0.0031, 0.0001), "local": (0.05, 0.011, 0.002), "pooled_dp": (0.018, 0.003, 0.0)}
     rows = [
-        {"mode": mode, "epsilon": epsilon, "auc": 0.79, "pooled": band(loss), "pooled_best": band(loss + 0.001)}
-        for mode, found in losses.items()
-        for epsilon, loss in zip(epsilons, found, strict=True)
+        {"mode": mode, "epsilon": epsilon, **compared(loss, metrics={"auc": 0.79}, score=0.79)}
+        for mode, found in LOSSES.items()
+        for epsilon, loss in zip(EPSILONS, found, strict=True)
     ]
     return {
-        "format": "fedmarket-frontier/1",
+        "format": "fedmarket-frontier/2",
         "name": "bank <b>&</b> co",
+        "metric": "auc",
         "created": "2026-11-22T00:00:00Z",
         "source": "public set bank",
         "parties": 12,
@@ -33,20 +47,44 @@ def results() -> dict:
         "generator": "operating-system",
         "shares": 10,
         "secagg": "ideal",
-        "epsilons": epsilons,
+        "epsilons": list(EPSILONS),
         "pooled": 0.8,
-        "best": {"name": "gradient boosting", "auc": 0.802},
-        "without_privacy": {"auc": 0.8, "pooled": band(0.0), "pooled_best": band(0.0025)},
+        "best": {"name": "gradient boosting", "score": 0.802},
+        "past_spend": None,
+        "without_privacy": compared(0.0, metrics={"auc": 0.8}, score=0.8),
         "rows": rows,
         "version": "0.1.0",
     }
 
 
+@pytest.fixture
+def of_value(results: dict) -> dict:
+    """Results of a value whose modes stand 0.0123 points, or 1.62 %, above past spend."""
+    found = copy.deepcopy(results) | {"metric": "gini", "past_spend": 0.76}
+    for row in (*found["rows"], found["without_privacy"]):
+        row["metrics"] = {"gini": row["score"], "value_ratio": 1.034, "decile_error": 0.217}
+        row["past_spend"], row["points"]["past_spend"] = band(-0.0162), band(-0.0123)
+    return found
+
+
 def test_the_headline_is_the_loss_at_epsilon_one(results: dict):
-    said = headline(results)
-    assert "epsilon 1 per customer, 12 parties" in said
-    assert "0.31 %" in said
-    assert "0.41 %" in said
+    assert headline(results) == (
+        "With epsilon 1 per customer, 12 parties that share their noise lose 0.31 % of AUC against the same model on "
+        "all rows in one place, and lose 0.41 % against the best pooled model of any class."
+    )
+
+
+def test_a_gain_is_called_one(results: dict):
+    row = next(row for row in results["rows"] if (row["mode"], row["epsilon"]) == ("distributed", 1.0))
+    row["pooled"], row["pooled_best"] = band(-0.004), band(-0.00001)
+    assert "gain 0.40 % of AUC against the same model" in headline(results)
+    assert "and lose 0.00 % against the best" in headline(results)
+
+
+def test_an_answer_has_the_interval_of_its_mode(results: dict):
+    assert answer(results, "local", 1.0) == (
+        "Noise at each party: epsilon 1 costs 1.10 % of AUC (95 % interval 0.90 % to 1.30 %)."
+    )
 
 
 def test_the_page_shows_every_number_and_the_industrys_claims(results: dict):
@@ -57,6 +95,14 @@ def test_the_page_shows_every_number_and_the_industrys_claims(results: dict):
     assert all(f"claimed: {claim} %" in page for claim in (3, 5, 8))
     assert all(name in page for name in MODE_NAMES.values())
     assert page.count('role="img"') == 2
+
+
+def test_a_page_of_responses_speaks_of_auc_and_of_no_value(results: dict):
+    page = render_frontier(results)
+    assert "Pooled AUC 0.8000; best pooled (gradient boosting) 0.8020." in page
+    assert "Mean relative loss of AUC" in page
+    for word in ("Gini", "past spend", "Points below", "Decile", "None"):
+        assert word not in page, word
 
 
 def test_the_page_loads_nothing_and_escapes_names(results: dict):
@@ -73,10 +119,12 @@ def test_seeded_noise_gets_a_banner(results: dict):
 
 
 def test_another_format_or_a_missing_key_is_one_line(results: dict):
-    with pytest.raises(DataError, match="expected format"):
-        render_frontier(results | {"format": "else"})
-    with pytest.raises(DataError, match="no key 'rows'"):
-        render_frontier({key: value for key, value in results.items() if key != "rows"})
+    for other in ("else", "fedmarket-frontier/1"):
+        with pytest.raises(DataError, match="expected format 'fedmarket-frontier/2', got"):
+            render_frontier(results | {"format": other})
+    for key in ("rows", "metric"):
+        with pytest.raises(DataError, match=f"no key '{key}'"):
+            render_frontier({name: value for name, value in results.items() if name != key})
 
 
 def test_the_nearest_epsilon_is_nearest_in_ratio():
@@ -84,7 +132,48 @@ def test_the_nearest_epsilon_is_nearest_in_ratio():
     assert nearest([0.1, 3.0], 1.0) == 3.0
 
 
-def test_one_epsilon_is_enough_for_a_page(results: dict):
-    results["epsilons"] = [1.0]
-    results["rows"] = [row for row in results["rows"] if row["epsilon"] == 1.0]
-    assert "epsilon 1 costs" in render_frontier(results)
+def test_one_epsilon_is_enough_for_a_page(results: dict, of_value: dict):
+    for found in (results, of_value):
+        found["epsilons"] = [1.0]
+        found["rows"] = [row for row in found["rows"] if row["epsilon"] == 1.0]
+        assert "epsilon 1 costs" in render_frontier(found)
+
+
+# The value.
+
+
+def test_a_model_above_past_spend_is_said_to_be(of_value: dict):
+    said = headline(of_value)
+    assert "lose 0.31 % of normalised Gini against the same model" in said
+    assert said.endswith(", and are 1.62 % above past spend times a constant.")
+
+
+def test_a_model_below_past_spend_is_said_to_be_loudly(of_value: dict):
+    for row in of_value["rows"]:
+        row["past_spend"], row["points"]["past_spend"] = band(0.0437), band(0.0332)
+    assert headline(of_value).endswith(", and are 4.37 % BELOW past spend times a constant.")
+    page = render_frontier(of_value)
+    assert "4.37\N{NO-BREAK SPACE}% BELOW past spend" in page or "4.37 % BELOW past spend" in page
+    assert "-0.0332" in page
+
+
+@pytest.mark.parametrize(("loss", "said"), [(-0.61, "0.6100 points above"), (0.05, "0.0500 points BELOW")])
+def test_past_spend_that_ranks_no_better_than_chance_is_compared_in_points(of_value: dict, loss: float, said: str):
+    for row in (*of_value["rows"], of_value["without_privacy"]):
+        row["points"]["past_spend"] = band(loss)
+        del row["past_spend"]
+    assert headline(of_value).endswith(f", and are {said} past spend times a constant.")
+    assert "BELOW" in render_frontier(of_value) or loss < 0
+
+
+def test_the_page_of_a_value_shows_points_totals_and_deciles(of_value: dict):
+    page = render_frontier(of_value)
+    assert "AUC" not in page
+    assert "Pooled normalised Gini 0.8000" in page
+    assert "past spend times a constant 0.7600" in page
+    table = page[page.index("The value, with shared noise") :]
+    for row in of_value["rows"]:
+        shown = f"{row['points']['pooled']['mean']:.4f}"
+        assert (shown in table) == (row["mode"] == "distributed"), shown
+    assert table.count("0.0123") == len(EPSILONS)
+    assert table.count("1.034") == table.count("0.217") == len(EPSILONS)

@@ -35,6 +35,29 @@ def test_arms_differ_in_more_than_colour(results):
     assert len({key.dashes for key in keys}) == len(keys) == 4
 
 
+def test_tenths_of_the_joint_model_and_of_past_spend_stand_side_by_side(of_value):
+    deciles = of_value["value"]["curves"]["deciles"]
+    plot = plots.draw_deciles(deciles, currency="USD")
+    assert [key.name.rpartition(", ")[2] for key in plot.keys] == ["spent", "predicted"] * 2
+    assert len(plot.rows) == 20
+    assert plot.rows[0][:4] == (
+        "1",
+        "Federated with privacy",
+        f"{deciles['federated_dp']['predicted'][0]:,.2f}",
+        f"{deciles['federated_dp']['actual'][0]:,.2f}",
+    )
+    assert f"{deciles['past_spend']['predicted'][-1]:,.2f} predicted" in plot.alternative
+    alone = plots.draw_deciles({"federated_dp": deciles["federated_dp"]}, currency="USD")
+    assert len(alone.rows) == 10
+
+
+def test_captured_spend_is_read_at_tenths():
+    curve = {"contacted": [0.0, 0.5, 1.0], "captured": [0.0, 0.9, 1.0]}
+    plot = plots.draw_value_gains({"past_spend": curve})
+    assert dict(plot.rows)["50 %"] == "90.0 %"
+    assert plot.columns == ("Customers, highest value first", "Past spend times a constant")
+
+
 def test_calibration_may_be_known_on_one_side_only(results):
     plot = plots.draw_calibration({"after": results["curves"]["calibration"]["after"]})
     assert [key.name for key in plot.keys] == ["After recalibration"]

@@ -29,6 +29,25 @@ def test_every_arm_has_its_mean_interval_and_loss(results):
     assert line_of(shown, "Pooled  ").rstrip().endswith(f" {100 * pooled:.2f} %")
 
 
+def test_a_value_is_printed_by_its_own_metric(of_value):
+    shown = printed(of_value)
+    assert "mean normalised Gini" in shown
+    assert "GINI" not in shown
+    past = of_value["arms"]["past_spend"]
+    assert f"{past['mean']:.4f}" in line_of(shown, "Past spend times a constant")
+
+
+def test_an_arm_that_has_no_share_to_lose_has_a_dash(of_value):
+    of_value["arms"]["past_spend"]["joint_loss"] = None
+    assert line_of(printed(of_value), "Past spend times a constant").rstrip().endswith(" -")
+
+
+def test_a_joint_run_prints_both_orders(of_both):
+    shown = printed(of_both)
+    assert shown.index("mean AUC") < shown.index("mean normalised Gini") < shown.index("epsilon at delta")
+    assert shown.count("Federated with privacy") == 2
+
+
 def test_every_party_has_its_epsilon(results):
     results["privacy"]["student"]["epsilon"] = 0.501
     shown = " ".join(printed(results).split())

@@ -35,6 +35,72 @@ def test_the_headline_takes_the_largest_epsilon_and_never_rounds_it_down(results
     assert words.headline(results).startswith("With epsilon at most 2.35 per customer")
 
 
+def loses(ranking, **means):
+    for reference, mean in means.items():
+        ranking["loss"][reference].update(mean=mean, upper_95=mean + 0.004)
+
+
+def test_the_headline_of_a_value_says_what_past_spend_would_have_done(of_value):
+    loses(of_value, pooled=0.0004, pooled_best=0.0004, past_spend=-0.0446)
+    assert words.headline(of_value) == (
+        "With epsilon 1.00 per customer, the 12 parties' joint model loses 0.0 % of normalised Gini against the pooled "
+        "model (95 % upper bound 0.4 %) and 0.0 % against the best pooled model of any class, and gains 4.5 % over "
+        "past spend times a constant."
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (0.0211, "and is 2.1 % BELOW past spend times a constant."),
+        (0.0004, "and gains nothing over past spend times a constant."),
+        (-0.0004, "and gains nothing over past spend times a constant."),
+        (-0.0211, "and gains 2.1 % over past spend times a constant."),
+    ],
+)
+def test_a_model_below_past_spend_is_said_to_be(of_value, loss: float, said: str):
+    loses(of_value, past_spend=loss)
+    assert words.headline(of_value).endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("points", "said"), [(-0.2612, "gains 0.2612 points over"), (0.0107, "is 0.0107 points BELOW")]
+)
+def test_where_past_spend_has_no_share_the_headline_counts_points(of_value, points: float, said: str):
+    of_value["loss"]["past_spend"].update(mean=None, upper_95=None, per_seed=None)
+    of_value["loss"]["past_spend"]["points"]["mean"] = points
+    assert words.headline(of_value).endswith(f", and {said} past spend times a constant.")
+
+
+def test_a_bound_without_a_share_is_in_points(of_value):
+    of_value["loss"]["pooled"].update(mean=0.02, upper_95=None)
+    of_value["loss"]["pooled"]["points"]["upper_95"] = 0.031
+    assert "loses 2.0 % of normalised Gini against the pooled model (95 % upper bound 0.0310 points)" in words.headline(
+        of_value
+    )
+
+
+def test_without_past_spend_the_headline_does_not_speak_of_it(of_value):
+    del of_value["loss"]["past_spend"]
+    assert words.headline(of_value).endswith("against the best pooled model of any class.")
+
+
+def test_response_and_value_have_a_sentence_each(of_both):
+    loses(of_both, pooled=0.0071, pooled_best=0.0189)
+    loses(of_both["value"]["ranking"], pooled=0.013, pooled_best=0.024, past_spend=0.01)
+    response, value = words.headline(of_both).split(". Its ranking by value ")
+    assert "loses 0.7 % of AUC" in response
+    assert "past spend" not in response
+    assert value.startswith("loses 1.3 % of normalised Gini against the pooled model")
+    assert value.endswith("is 1.0 % BELOW past spend times a constant.")
+
+
+def test_customers_who_did_it_are_buyers_where_only_a_value_is_predicted(results, of_value, of_both):
+    assert "11.3 % buyers" in words.setting(of_value)
+    for document in (results, of_both):
+        assert "11.3 % responses" in words.setting(document)
+
+
 @pytest.mark.parametrize(("seeds", "said"), [(1, "One seed."), (3, "Means over 3 seeds.")])
 def test_the_number_of_seeds_is_said(results, seeds, said):
     arm = results["arms"]["federated_dp"]
@@ -44,9 +110,9 @@ def test_the_number_of_seeds_is_said(results, seeds, said):
 
 def test_parties_without_an_auc_are_not_counted(results):
     results["parties"] = [
-        {"auc_alone": 0.7, "auc_alone_dp": 0.6, "auc_joint_dp": 0.8},
-        {"auc_alone": 0.9, "auc_alone_dp": 0.6, "auc_joint_dp": 0.8},
-        {"auc_alone": None, "auc_alone_dp": None, "auc_joint_dp": None},
+        {"alone": 0.7, "alone_dp": 0.6, "joint_dp": 0.8},
+        {"alone": 0.9, "alone_dp": 0.6, "joint_dp": 0.8},
+        {"alone": None, "alone_dp": None, "joint_dp": None},
     ]
     said = words.parties_sentence(results)
     assert "without privacy at 1 of 2 parties" in said

@@ -9,12 +9,15 @@ import pytest
 from fedmarket.errors import PlanError, UsageError
 from fedmarket.evaluation.metrics import auc
 from fedmarket.evaluation.ranking import rank
+from fedmarket.evaluation.value import value_metrics
 from fedmarket.experiment.arms import arm_named
 from fedmarket.experiment.market import MarketKey, open_market
 from fedmarket.flower.inprocess import load_apps
+from fedmarket.models.objectives import RESPONSE
 from fedmarket.models.released import predict
 from fedmarket.simulation import frontier as module
-from fedmarket.simulation.frontier import MODES, Frontier, frontier
+from fedmarket.simulation.frontier import MODES, WITHOUT, Frontier, frontier
+from fedmarket.simulation.predictions import BOOSTED, BUYERS, PAST_SPEND, arm_prediction
 from fedmarket.simulation.seed import run_arm
 
 EPSILONS = (0.5, 2.0)
@@ -39,7 +42,7 @@ def points_of(folder: Path) -> list[dict]:
 def test_every_seed_has_a_point_at_every_epsilon_and_one_without_privacy(swept):
     _, found = swept
     head, *points = points_of(found.folder)
-    assert head["format"] == "fedmarket-frontier/1"
+    assert head["format"] == "fedmarket-frontier/2"
     assert {(p["seed"], p["epsilon"]) for p in points} == {(s, e) for s in (0, 1) for e in (None, *EPSILONS)}
     assert {path.name for path in found.folder.iterdir()} == {"points.jsonl", "frontier.json", "frontier.html"}
 
@@ -50,25 +53,30 @@ def test_a_point_is_the_auc_of_that_run(swept):
     key = MarketKey(config=path, changes=changes, seed=1)
     market = open_market(key)
     model = run_arm(key, arm_named("federated_dp"), load_apps(ROOT)).model
-    probabilities = predict(market.config.model, model, market.features[market.test_rows])
+    probabilities = predict(market.config.model, RESPONSE, model, market.features[market.test_rows]).response
     point = next(p for p in points_of(found.folder)[1:] if (p["seed"], p["epsilon"]) == (1, 2.0))
-    assert point["auc"]["distributed"] == auc(rank(market.population.labels[market.test_rows], probabilities))
-    assert len(set(point["auc"].values())) == 3  # the modes differ
+    scored = auc(rank(market.population.labels[market.test_rows], probabilities))
+    assert point["found"]["distributed"] == {"auc": scored}
+    assert len({one["auc"] for one in point["found"].values()}) == 3  # the modes differ
+    assert found.results["metric"] == "auc"
 
 
 def test_losses_are_means_over_seeds_against_each_baseline(swept):
     _, found = swept
-    points = {(p["seed"], p["epsilon"]): p["auc"] for p in points_of(found.folder)[1:]}
-    pooled = np.array([points[seed, None]["pooled"] for seed in (0, 1)])
-    boosted = np.array([points[seed, None]["boosted"] for seed in (0, 1)])
+    points = {(p["seed"], p["epsilon"]): p["found"] for p in points_of(found.folder)[1:]}
+    assert {name for (_, epsilon), one in points.items() if epsilon is None for name in one} == {*WITHOUT, BOOSTED}
+    pooled = np.array([points[seed, None]["pooled"]["auc"] for seed in (0, 1)])
+    boosted = np.array([points[seed, None][BOOSTED]["auc"] for seed in (0, 1)])
     best = max((pooled, boosted), key=np.mean)
     for row in found.results["rows"]:
-        aucs = np.array([points[seed, row["epsilon"]][row["mode"]] for seed in (0, 1)])
+        aucs = np.array([points[seed, row["epsilon"]][row["mode"]]["auc"] for seed in (0, 1)])
+        assert row["score"] == row["metrics"]["auc"] == pytest.approx(aucs.mean())
         for name, reference in (("pooled", pooled), ("pooled_best", best)):
             losses = 1 - aucs / reference
             assert row[name]["mean"] == pytest.approx(losses.mean())
             assert row[name]["standard_error"] == pytest.approx(abs(losses[0] - losses[1]) / 2)
             assert row[name]["low"] <= row[name]["mean"] <= row[name]["high"]
+            assert row["points"][name]["mean"] == pytest.approx((reference - aucs).mean())
     assert {(row["mode"], row["epsilon"]) for row in found.results["rows"]} == {(m, e) for m in MODES for e in EPSILONS}
 
 
@@ -93,7 +101,7 @@ def test_a_sweep_goes_on_where_it_was_stopped_and_drops_a_torn_line(swept, tmp_p
 def test_another_epsilon_is_added_to_the_points(swept, tmp_path: Path, monkeypatch):
     path, found = swept
     (tmp_path / "points.jsonl").write_text((found.folder / "points.jsonl").read_text())
-    monkeypatch.setattr(module, "_run", lambda item: dict.fromkeys((*MODES, *module.WITHOUT), 0.5))
+    monkeypatch.setattr(module, "_run", lambda item: {key: {"auc": 0.5} for key in (*MODES, *WITHOUT, BOOSTED)})
     wider = frontier(path, changes=(f'output="{tmp_path}"',), epsilons=(*EPSILONS, 1.0))
     assert wider.results["epsilons"] == [0.5, 1.0, 2.0]
     assert len(points_of(tmp_path)) == 1 + 8
@@ -134,6 +142,55 @@ def test_the_sums_may_be_masked_and_give_the_same_points(swept, tmp_path: Path):
     changes = (f'output="{tmp_path}"', "aggregation.secagg=secure", "seeds=[0]")
     masked = frontier(path, changes=changes, epsilons=(0.5,))
     del masked
-    open_points = {(p["seed"], p["epsilon"]): p["auc"] for p in points_of(found.folder)[1:]}
+    open_points = {(p["seed"], p["epsilon"]): p["found"] for p in points_of(found.folder)[1:]}
     for point in points_of(tmp_path)[1:]:
-        assert point["auc"] == open_points[point["seed"], point["epsilon"]]
+        assert point["found"] == open_points[point["seed"], point["epsilon"]]
+
+
+# What a customer will spend.
+
+
+IN_THE_OPEN = (('secagg = "secure"', 'secagg = "ideal"'), ("modulus_bits = 32", "modulus_bits = 64"))
+
+
+@pytest.fixture(scope="module")
+def swept_value(write_value_market, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Frontier]:
+    path = write_value_market(tmp_path_factory.mktemp("value"), *IN_THE_OPEN)
+    return path, frontier(path, epsilons=(2.0,))
+
+
+def test_without_a_label_a_point_is_the_gini_of_that_run(swept_value):
+    path, found = swept_value
+    assert found.results["metric"] == "gini"
+    key = MarketKey(config=path, changes=("privacy.epsilon=2.0", "privacy.noise=local"), seed=0)
+    market = open_market(key)
+    said = arm_prediction(market, run_arm(key, arm_named("federated_dp"), load_apps(ROOT)).model)
+    spent = market.population.spent[market.test_rows]
+    metrics = value_metrics(spent, said.value, purchase_probability=said.purchase)
+    points = {point["epsilon"]: point["found"] for point in points_of(found.folder)[1:]}
+    assert points[2.0]["local"] == {name: metrics[name] for name in ("gini", "value_ratio", "decile_error")}
+
+
+def test_modes_of_a_value_are_held_against_past_spend_and_buyers_too(swept_value):
+    _, found = swept_value
+    points = {point["epsilon"]: point["found"] for point in points_of(found.folder)[1:]}
+    assert set(points[2.0]) == set(MODES)
+    assert set(points[None]) == {*WITHOUT, BOOSTED, BUYERS, PAST_SPEND}
+    ginis = {name: one["gini"] for name, one in points[None].items()}
+    assert found.results["past_spend"] == ginis[PAST_SPEND]
+    best = max(("pooled", BOOSTED, BUYERS), key=lambda name: ginis[name])
+    assert found.results["best"]["score"] == ginis[best]
+    for row in found.results["rows"]:
+        gini = points[2.0][row["mode"]]["gini"]
+        assert row["past_spend"]["mean"] == pytest.approx(1 - gini / ginis[PAST_SPEND])
+        assert row["points"]["past_spend"]["mean"] == pytest.approx(ginis[PAST_SPEND] - gini)
+
+
+def test_where_there_is_a_label_the_responses_are_compared(write_joint_market, tmp_path: Path):
+    found = frontier(write_joint_market(tmp_path, *IN_THE_OPEN), epsilons=(2.0,))
+    assert found.results["metric"] == "auc"
+    points = {point["epsilon"]: point["found"] for point in points_of(found.folder)[1:]}
+    assert {name for one in points.values() for metrics in one.values() for name in metrics} == {"auc"}
+    assert {*WITHOUT, BOOSTED} <= set(points[None])
+    assert not {PAST_SPEND, BUYERS} & set(points[None])
+    assert points[None][BOOSTED]["auc"] > 0.6

@@ -13,6 +13,7 @@ from fedmarket.flower import inprocess
 from fedmarket.simulation.run import Simulation, simulate
 
 TWO_SEEDS = ("seeds = [0]", "seeds = [0, 1]")
+TASKS = ("propensity", "ltv", "propensity-and-ltv")
 
 ARMS = {
     "pooled_best", "pooled", "pooled_dp", "local_only", "local_only_dp",
@@ -21,7 +22,10 @@ ARMS = {
 KEYS = {
     "format", "task", "metric", "name", "created", "data", "arms", "loss", "decomposition", "calibration", "curves",
     "parties", "privacy", "plan", "federation", "not_protected", "assumptions", "configuration", "versions", "seconds",
-    "private_evaluation",
+    "private_evaluation", "value",
+}  # fmt: skip
+VALUE_KEYS = {
+    "currency", "ranking", "calibration", "private_evaluation", "curves", "segments", "targeting", "lines",
 }  # fmt: skip
 METRICS = {"auc", "average_precision", "log_loss"}
 PARTIES = ["bank", "grocer", "insurer", "telecom"]
@@ -96,12 +100,16 @@ def test_the_loss_is_that_of_the_arms(results):
     assert set(results["loss"]) == {"pooled", "pooled_best"}
     joint = results["arms"]["federated_dp"]["per_seed"]
     for reference, loss in results["loss"].items():
-        assert set(loss) == {"mean", "upper_95", "per_seed"}
+        assert set(loss) == {"mean", "upper_95", "per_seed", "points"}
         base = results["arms"][reference]["per_seed"]
         expected = [(b - j) / b for b, j in zip(base, joint, strict=True)]
         assert loss["per_seed"] == pytest.approx(expected)
         assert loss["mean"] == pytest.approx(sum(expected) / 2)
         assert loss["upper_95"] >= loss["mean"]
+        assert set(loss["points"]) == {"mean", "upper_95", "per_seed"}
+        assert loss["points"]["per_seed"] == pytest.approx([b - j for b, j in zip(base, joint, strict=True)])
+        assert loss["points"]["mean"] == pytest.approx(sum(loss["points"]["per_seed"]) / 2)
+        assert loss["points"]["upper_95"] >= loss["points"]["mean"]
 
 
 def test_the_steps_of_the_decomposition_add_up_to_the_loss(results):
@@ -138,7 +146,8 @@ def test_the_reference_names_every_key(results):
     words = (Path(__file__).parents[2] / "docs" / "reference" / "results.md").read_text(encoding="utf-8")
     told = {word.partition(".")[0] for word in re.findall(r"`([^`]+)`", words)}
     assert told >= KEYS
-    assert told >= ARMS
+    assert told >= ARMS | {"past_spend", "buyers", "public_start"}
+    assert told >= VALUE_KEYS
 
 
 def test_no_number_is_missing_or_infinite(results):

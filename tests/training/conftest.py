@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fedmarket.config import LogisticModel, MlpModel
-from fedmarket.models.propensity import PropensityNetwork, load_vector, network_of, parameter_count
+from fedmarket.models.network import Network, load_vector, network_of, parameter_count
+from fedmarket.models.objectives import RESPONSE, Objective
 from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.training.gradients import Batch
 
@@ -24,11 +25,18 @@ def model(request: pytest.FixtureRequest) -> LogisticModel | MlpModel:
 
 
 @pytest.fixture(scope="session")
-def network_at() -> Callable[..., PropensityNetwork]:
+def network_at() -> Callable[..., Network]:
     """Give a network of ``model`` for rows of ``width``, at parameters drawn with ``seed`` and ``scale``."""
 
-    def at(model: LogisticModel | MlpModel, width: int, *, seed: int = 0, scale: float = 0.7) -> PropensityNetwork:
-        network = network_of(model, width)
+    def at(
+        model: LogisticModel | MlpModel,
+        width: int,
+        *,
+        objective: Objective = RESPONSE,
+        seed: int = 0,
+        scale: float = 0.7,
+    ) -> Network:
+        network = network_of(model, width, objective)
         load_vector(network, scale * np.random.default_rng(seed).standard_normal(parameter_count(network)))
         return network
 
@@ -42,8 +50,8 @@ def rows_of() -> Callable[..., Batch]:
     def rows(n: int, width: int, *, seed: int = 0, scale: float = 1.0) -> Batch:
         rng = np.random.default_rng(seed)
         features = (scale * rng.standard_normal((n, width))).astype(np.float32)
-        labels = torch.from_numpy((rng.random(n) < 0.3).astype(np.float32))
-        return Batch(features=torch.from_numpy(features), labels=labels)
+        targets = torch.from_numpy((rng.random((n, 1)) < 0.3).astype(np.float32))
+        return Batch(features=torch.from_numpy(features), targets=targets)
 
     return rows
 
@@ -52,6 +60,6 @@ def rows_of() -> Callable[..., Batch]:
 def mechanism() -> Callable[..., Mechanism]:
     def build(**changes: Any) -> Mechanism:
         whole = {"phase": "update", "clip_norm": 0.5, "noise_multiplier": 3.0, "sample_rate": 1.0, "releases": 1}
-        return Mechanism(**{**whole, **changes})
+        return Mechanism(**{**whole, "length": 1, **changes})
 
     return build

@@ -12,17 +12,17 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fedmarket.config import LogisticModel, MlpModel
-from fedmarket.federation.party import Rows
-from fedmarket.models.propensity import PropensityNetwork, network_of, parameter_count, vector_of
-from fedmarket.models.released import UNCALIBRATED
+from fedmarket.federation.rows import Rows
+from fedmarket.models.network import Network, load_vector, network_of, outputs_of, parameter_count, vector_of
+from fedmarket.models.objectives import RESPONSE
 from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.noise import Stream
 from fedmarket.training import gradients
 from fedmarket.training.gradients import Batch, clipped_gradient_sum
-from fedmarket.training.sums import calibration_sum, feature_sum, score_counts
+from fedmarket.training.sums import calibration_sum, feature_sum, held_out_sum
 
 Model = LogisticModel | MlpModel
-NetworkAt = Callable[..., PropensityNetwork]
+NetworkAt = Callable[..., Network]
 MechanismOf = Callable[..., Mechanism]
 
 EXACT = 1 + 1e-5
@@ -41,7 +41,7 @@ def batch_of(
     rng, n = np.random.default_rng(seed), sum(counts)
     return Batch(
         features=torch.from_numpy((scale * rng.standard_normal((n, WIDTH))).astype(np.float32)),
-        labels=torch.from_numpy((rng.random(n) < 0.4).astype(np.float32)),
+        targets=torch.from_numpy((rng.random((n, 1)) < 0.4).astype(np.float32)),
         weights=torch.from_numpy(rng.uniform(0.1, 4.0, n).astype(np.float32)) if weighted else None,
         customers=torch.from_numpy(np.repeat(7 * np.arange(len(counts)) - 5, counts)) if owned else None,
     )
@@ -54,10 +54,10 @@ def without(batch: Batch, customer: int) -> Batch:
 def loop(network: nn.Module, batch: Batch, clip_norm: float) -> np.ndarray:
     """Return the sum over customers, one by one: autograd over all their rows, clip, add."""
     total = np.zeros(parameter_count(network))
-    owners = torch.arange(len(batch.labels)) if batch.customers is None else batch.customers
+    owners = torch.arange(len(batch.targets)) if batch.customers is None else batch.customers
     for owner in owners.unique():
         mine = batch.taken(owners == owner)
-        losses = binary_cross_entropy_with_logits(network(mine.features), mine.labels, reduction="none")
+        losses = binary_cross_entropy_with_logits(network(mine.features), mine.targets, reduction="none")[:, 0]
         loss = (losses if mine.weights is None else losses * mine.weights).sum()
         parts = torch.autograd.grad(loss, list(network.parameters()))
         gradient = np.concatenate([part.numpy().ravel() for part in parts]).astype(np.float64)
@@ -78,7 +78,7 @@ def test_the_sum_is_that_of_a_loop_over_customers(
     found = clipped_gradient_sum(network, batch, clip_norm=clip_norm)
     np.testing.assert_allclose(found, loop(network, batch, clip_norm), rtol=1e-5, atol=1e-4)
     if clip_norm == 0.8 and owned:  # a sum that clips rows, or is blind to weights, is another
-        alone = Batch(features=batch.features, labels=batch.labels, weights=batch.weights)
+        alone = Batch(features=batch.features, targets=batch.targets, weights=batch.weights)
         assert np.linalg.norm(found - loop(network, alone, clip_norm)) > 0.5
 
 
@@ -105,7 +105,7 @@ def test_row_weights_multiply_gradients_before_the_clip(model: Model, network_at
     network, batch = network_at(model, WIDTH), batch_of([1] * 5, owned=False)
     parts = [clipped_gradient_sum(network, batch.taken(slice(k, k + 1)), clip_norm=np.inf) for k in range(5)]
     weights = np.array([0.0, 0.5, 1.0, 2.0, 1e3])
-    weighted = Batch(features=batch.features, labels=batch.labels, weights=torch.from_numpy(weights).float())
+    weighted = Batch(features=batch.features, targets=batch.targets, weights=torch.from_numpy(weights).float())
     plain = clipped_gradient_sum(network, weighted, clip_norm=np.inf)
     np.testing.assert_allclose(plain, weights @ np.stack(parts), rtol=1e-5, atol=1e-6)
     scaled = [weight * part for weight, part in zip(weights, parts, strict=True)]
@@ -134,9 +134,9 @@ def test_the_bound_is_reached_and_without_customers_k_rows_would_move_the_sum_k_
     network = network_at(model, WIDTH)
     alike = torch.full((k, WIDTH), 5.0)
     with torch.no_grad():
-        labels = (network(alike) < 0).float()
+        targets = (network(alike) < 0).float()
     for customers, expected in ((torch.full((k,), 3), 0.5), (None, 0.5 * k)):
-        batch = Batch(features=alike, labels=labels, customers=customers)
+        batch = Batch(features=alike, targets=targets, customers=customers)
         found = clipped_gradient_sum(network, batch, clip_norm=0.5)  # without this customer it is zero
         assert np.linalg.norm(found) == pytest.approx(expected, rel=1e-5)
 
@@ -147,12 +147,12 @@ def test_chunks_give_each_row_once_in_order_and_cut_no_customer(counts: list[int
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gradients, "CHUNK", size)
         chunks = batch.chunks
-    for part in ("features", "labels", "weights"):
+    for part in ("features", "targets", "weights"):
         parts = [getattr(chunk, part) for chunk in chunks]
         assert torch.equal(torch.cat(parts) if parts else getattr(batch, part)[:0], getattr(batch, part))
-    assert all(len(chunk.labels) for chunk in chunks)
-    assert all(len(chunk.labels) < size + (max(counts) if owned else 1) for chunk in chunks)
-    assert all(len(chunk.labels) >= size for chunk in chunks[:-1])
+    assert all(len(chunk.targets) for chunk in chunks)
+    assert all(len(chunk.targets) < size + (max(counts) if owned else 1) for chunk in chunks)
+    assert all(len(chunk.targets) >= size for chunk in chunks[:-1])
     if owned:
         owners = [set(chunk.customers.tolist()) for chunk in chunks]
         assert sum(map(len, owners)) == len(set().union(*owners)) == len(counts)
@@ -206,12 +206,12 @@ def rows_of_customers(counts: list[int], *, seed: int = 0, bound: float = 1.5) -
     batch = batch_of(counts, seed=seed)
     features = batch.features.numpy()
     features *= np.float32(bound) / np.linalg.norm(features, axis=1, keepdims=True)
-    return Rows(features=features, labels=batch.labels.numpy(), customers=batch.customers.numpy())
+    return Rows(features=features, targets=batch.targets.numpy(), customers=batch.customers.numpy())
 
 
 def test_shares_are_one_over_the_rows_of_the_customer():
     np.testing.assert_array_equal(rows_of_customers([1, 4, 2]).shares, [1, *[0.25] * 4, 0.5, 0.5])
-    assert Rows(features=np.zeros((2, 3)), labels=np.zeros(2)).shares is None
+    assert Rows(features=np.zeros((2, 3)), targets=np.zeros((2, 1))).shares is None
     assert rows_of_customers([]).shares.shape == (0,)
 
 
@@ -219,11 +219,13 @@ def shared_sums(rows: Rows, mechanism: Mechanism, *, shares: bool = True) -> dic
     """Return the exact sums with the rows' shares, or as if each row were a customer."""
     network = network_of(LogisticModel(kind="logistic", binning=False), WIDTH)
     keys = {"shares": rows.shares if shares else None, "mechanism": mechanism, "stream": Stream.seeded(1)}
-    scored = (network, np.array([2.0, -1.0, 3.0, 0.5]), UNCALIBRATED, torch.from_numpy(rows.features), rows.labels)
+    load_vector(network, np.array([2.0, -1.0, 3.0, 0.5]))
+    outputs = outputs_of(network, torch.from_numpy(rows.features))
+    typical = {"typical_log_odds": 0.0, "typical_value": 0.0}
     return {
         "feature": feature_sum(rows.features, **keys),
-        "calibration": calibration_sum(*scored, **keys),
-        "scores": score_counts(*scored, **keys),
+        "calibration": calibration_sum(RESPONSE, outputs, RESPONSE.uncalibrated, rows.targets, **keys),
+        "scores": held_out_sum(outputs[:, 0], rows.targets[:, 0], None, None, **typical, **keys),
     }
 
 
@@ -236,10 +238,10 @@ def test_no_customer_moves_a_sum_with_shares_by_more_than_one_row_could(
     counts: list[int], seed: int, data: st.DataObject
 ):
     rows = rows_of_customers(counts, seed=seed)
-    bare = Mechanism(phase="centre", clip_norm=1.0, noise_multiplier=0.0, sample_rate=1.0, releases=1)
+    bare = Mechanism(phase="centre", clip_norm=1.0, noise_multiplier=0.0, sample_rate=1.0, releases=1, length=1)
     left_out = data.draw(st.integers(0, len(counts) - 1))
     stay = rows.customers != 7 * left_out - 5
-    rest = Rows(features=rows.features[stay], labels=rows.labels[stay], customers=rows.customers[stay])
+    rest = Rows(features=rows.features[stay], targets=rows.targets[stay], customers=rows.customers[stay])
     whole, without_it = shared_sums(rows, bare), shared_sums(rest, bare)
     for name, most in MOST.items():
         assert np.linalg.norm(whole[name] - without_it[name]) <= most * (1 + 1e-6), name
@@ -252,7 +254,7 @@ def test_without_shares_a_customer_of_k_equal_rows_would_move_each_sum_k_times_a
     one = rows_of_customers([1])
     rows = Rows(
         features=np.repeat(one.features, k, axis=0),
-        labels=np.repeat(one.labels, k),
+        targets=np.repeat(one.targets, k, axis=0),
         customers=np.zeros(k, dtype=np.int64),
     )
     bare = mechanism(noise_multiplier=0.0)
@@ -269,6 +271,6 @@ def test_an_update_of_customers_is_clipped_once_for_each(network_at: NetworkAt):
     network = network_at(LogisticModel(kind="logistic", binning=False), WIDTH)
     batch = batch_of([10, 10, 10], scale=20.0)
     assert np.linalg.norm(clipped_gradient_sum(network, batch, clip_norm=0.5)) <= 3 * 0.5 * EXACT
-    alone = Batch(features=batch.features, labels=batch.labels)
+    alone = Batch(features=batch.features, targets=batch.targets)
     assert np.linalg.norm(clipped_gradient_sum(network, alone, clip_norm=0.5)) > 3 * 0.5
     assert vector_of(network).any()

@@ -13,18 +13,22 @@ from fedmarket.aggregation.scaling import Scaling
 from fedmarket.config import load_config
 from fedmarket.contract.schema import PrivacyTerms
 from fedmarket.errors import Refusal
-from fedmarket.federation import party as module
+from fedmarket.federation import release as module
 from fedmarket.federation.messages import Request
-from fedmarket.federation.party import Party, PartyState, Rows
+from fedmarket.federation.party import Party, PartyState
+from fedmarket.federation.rows import Rows
 from fedmarket.federation.terms import Terms
-from fedmarket.models.propensity import network_of
-from fedmarket.models.released import UNCALIBRATED, ModelState
+from fedmarket.models.network import load_vector, network_of, outputs_of
+from fedmarket.models.objectives import RESPONSE
+from fedmarket.models.prediction import log_odds_of
+from fedmarket.models.released import ModelState
 from fedmarket.privacy.budget import Spending
 from fedmarket.privacy.histogram import SCORE_BINS
 from fedmarket.privacy.noise import Stream
 from fedmarket.privacy.plan import PrivacyPlan, Sharing, plan_for
+from fedmarket.privacy.shape import Shape
 from fedmarket.training.gradients import Batch
-from fedmarket.training.sums import calibration_sum, feature_sum, score_counts, update_sum
+from fedmarket.training.sums import calibration_sum, feature_sum, held_out_sum, update_sum
 
 CONFIG = load_config(
     Path(__file__).parents[2] / "experiments" / "demo" / "config.toml",
@@ -50,7 +54,7 @@ MODEL = ModelState(
     centre=np.zeros(WIDTH),
     scale=np.ones(WIDTH),
     parameters=np.array([0.5, 0.5, 0.5, 0.5, 2.0]),
-    calibration=UNCALIBRATED,
+    calibration=RESPONSE.uncalibrated,
 )
 SCALING = Scaling(row_norm=3.0, exponent=0.35, one_hot=(False,) * WIDTH, weights=(1.0,) * WIDTH)
 
@@ -60,18 +64,19 @@ def plan(request: pytest.FixtureRequest) -> PrivacyPlan:
     """One party's noise is the whole: its own, or the only share that an observer misses."""
     terms = PrivacyTerms(unit="row", adjacency="add-or-remove-one", delta=DELTA)
     privacy = CONFIG.privacy.model_copy(update={"noise": request.param})
-    sharing = Sharing(shares=1, parties=2, party_rows=50, modulus_bits=32, width=WIDTH, parameters=WIDTH + 1)
-    return plan_for(privacy, terms, CONFIG.training, feature_norm=BOUND, sharing=sharing)
+    sharing = Sharing(shares=1, parties=2, party_rows=50, modulus_bits=32)
+    shape = Shape(width=WIDTH, norm_bound=BOUND, parameters=WIDTH + 1)
+    return plan_for(privacy, terms, CONFIG.training, shape=shape, sharing=sharing)
 
 
 def some_rows(*, extreme: bool) -> Rows:
     """Return a few dull rows, and the record that moves every release as far as any can."""
     features = np.zeros((5, WIDTH), dtype=np.float32)
     features[:4] = 0.1 * np.eye(WIDTH)
-    labels = np.array([0, 1, 0, 1, 0], dtype=np.float32)
+    targets = np.array([[0], [1], [0], [1], [0]], dtype=np.float32)
     features[4] = BOUND / 2  # of norm BOUND; with its label and weight the gradient's norm is 2.9 and the clip 1
     rows = 5 if extreme else 4
-    return Rows(features=features[:rows], labels=labels[:rows])
+    return Rows(features=features[:rows], targets=targets[:rows])
 
 
 def party_under(plan: PrivacyPlan, *, extreme: bool) -> Party:
@@ -79,9 +84,12 @@ def party_under(plan: PrivacyPlan, *, extreme: bool) -> Party:
     terms = Terms(
         contract_hash="0" * 64,
         model=CONFIG.model,
+        objective=RESPONSE,
         width=WIDTH,
         parameters=WIDTH + 1,
+        segments=0,
         initial_seed=0,
+        start_hash="",
         schedule=CONFIG.training,
         scaling=SCALING,
         plan=plan,
@@ -121,7 +129,7 @@ def exact_transcript(party: Party) -> np.ndarray:
     weights = SCALING.row_norm / np.sqrt(np.sum(rows.features.astype(np.float64) ** 2, axis=1) + 1)
     batch = Batch(
         features=torch.from_numpy(rows.features),
-        labels=torch.from_numpy(rows.labels),
+        targets=torch.from_numpy(rows.targets),
         weights=torch.from_numpy(weights.astype(np.float32)),
     )
     update = update_sum(
@@ -134,14 +142,17 @@ def exact_transcript(party: Party) -> np.ndarray:
         mechanism=bare["update"],
         stream=stream,
     )
-    scored = (network, MODEL.parameters, UNCALIBRATED)
-    tested = (torch.from_numpy(held_out.features), held_out.labels)
+    load_vector(network, MODEL.parameters)
+    outputs, tested = (outputs_of(network, torch.from_numpy(of.features)) for of in (rows, held_out))
+    scores = log_odds_of(RESPONSE, tested, MODEL.calibration)[:, 0]
+    typical = {"typical_log_odds": 0.0, "typical_value": 0.0}
+    calibrate, evaluate = ({"mechanism": bare[phase], "stream": stream} for phase in ("calibrate", "evaluate"))
     return np.concatenate(
         [
             feature_sum(rows.features, mechanism=bare["centre"], stream=stream),
             update,
-            calibration_sum(*scored, batch.features, rows.labels, mechanism=bare["calibrate"], stream=stream),
-            score_counts(*scored, *tested, mechanism=bare["evaluate"], stream=stream),
+            calibration_sum(RESPONSE, outputs, MODEL.calibration, rows.targets, **calibrate),
+            held_out_sum(scores, held_out.targets[:, 0].astype(np.float64), None, None, **typical, **evaluate),
         ]
     )
 
@@ -228,7 +239,7 @@ def test_an_exhausted_budget_is_refused_before_anything_is_computed(
     plan: PrivacyPlan, phase: str, monkeypatch: pytest.MonkeyPatch
 ):
     computed: list[str] = []
-    for name in ("feature_sum", "update_sum", "calibration_sum", "score_counts"):
+    for name in ("feature_sum", "update_sum", "calibration_sum", "held_out_sum"):
         monkeypatch.setattr(module, name, lambda *_, name=name, **__: computed.append(name) or np.zeros(1))
     monkeypatch.setattr(Stream, "secret", lambda: computed.append("noise"))
     state = PartyState(run=RUN, spending=Spending(centre=1, update=1, calibrate=1, evaluate=1))

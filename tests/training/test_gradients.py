@@ -16,20 +16,20 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fedmarket.config import LogisticModel, MlpModel
 from fedmarket.errors import ProtocolError
-from fedmarket.models.propensity import PropensityNetwork, load_vector, network_of, parameter_count, vector_of
+from fedmarket.models.network import Network, load_vector, network_of, parameter_count, vector_of
 from fedmarket.training import gradients
 from fedmarket.training.gradients import Batch, clipped_gradient_sum
 
 Model = LogisticModel | MlpModel
-NetworkAt = Callable[..., PropensityNetwork]
+NetworkAt = Callable[..., Network]
 RowsOf = Callable[..., Batch]
 
 EXACT = 1 + 1e-5
 """A row's own gradient is rounded to float32; the sum is not."""
 
 
-def gradient_of(network: nn.Module, features: torch.Tensor, label: torch.Tensor) -> np.ndarray:
-    loss = binary_cross_entropy_with_logits(network(features.unsqueeze(0)), label.unsqueeze(0), reduction="sum")
+def gradient_of(network: nn.Module, features: torch.Tensor, target: torch.Tensor) -> np.ndarray:
+    loss = binary_cross_entropy_with_logits(network(features.unsqueeze(0)), target.unsqueeze(0), reduction="sum")
     parts = torch.autograd.grad(loss, list(network.parameters()))
     return np.concatenate([part.numpy().ravel() for part in parts]).astype(np.float64)
 
@@ -37,9 +37,9 @@ def gradient_of(network: nn.Module, features: torch.Tensor, label: torch.Tensor)
 def loop(network: nn.Module, rows: Batch, clip_norm: float) -> np.ndarray:
     """Return the sum over rows, one by one: autograd, weigh, clip, add."""
     total = np.zeros(parameter_count(network))
-    weights = torch.ones(len(rows.labels)) if rows.weights is None else rows.weights
-    for row, label, weight in zip(rows.features, rows.labels, weights, strict=True):
-        gradient = float(weight) * gradient_of(network, row, label)
+    weights = torch.ones(len(rows.targets)) if rows.weights is None else rows.weights
+    for row, target, weight in zip(rows.features, rows.targets, weights, strict=True):
+        gradient = float(weight) * gradient_of(network, row, target)
         total += gradient * min(1.0, clip_norm / max(float(np.linalg.norm(gradient)), 1e-300))
     return total
 
@@ -68,7 +68,7 @@ def test_the_sum_is_opacus_own_up_to_its_float32(model: Model, network_at: Netwo
         loss_reduction="sum",
     )
     features = rows.features.clone().requires_grad_()
-    binary_cross_entropy_with_logits(wrapped(features), rows.labels, reduction="sum").backward()
+    binary_cross_entropy_with_logits(wrapped(features), rows.targets, reduction="sum").backward()
     optimizer.clip_and_accumulate()
     opacus = torch.cat([parameter.summed_grad.reshape(-1) for parameter in optimizer.params]).detach().numpy()
     np.testing.assert_allclose(clipped_gradient_sum(network, rows, clip_norm=0.3), opacus, rtol=1e-4, atol=1e-4)
@@ -89,18 +89,18 @@ def test_no_row_moves_the_sum_by_more_than_the_clip(
     model: Model, network_at: NetworkAt, features: np.ndarray, bits: int, clip_norm: float, data: st.DataObject
 ):
     network = network_at(model, 3)
-    labels = torch.tensor([float(bits >> place & 1) for place in range(len(features))])
-    rows = Batch(features=torch.from_numpy(features), labels=labels)
-    left_out = data.draw(st.integers(0, len(labels) - 1))
+    targets = torch.tensor([[float(bits >> place & 1)] for place in range(len(features))])
+    rows = Batch(features=torch.from_numpy(features), targets=targets)
+    left_out = data.draw(st.integers(0, len(targets) - 1))
     whole = clipped_gradient_sum(network, rows, clip_norm=clip_norm)
-    without = clipped_gradient_sum(network, rows.taken(torch.arange(len(labels)) != left_out), clip_norm=clip_norm)
+    without = clipped_gradient_sum(network, rows.taken(torch.arange(len(targets)) != left_out), clip_norm=clip_norm)
     assert np.linalg.norm(whole - without) <= clip_norm * EXACT
 
 
 def all_wrong(network: nn.Module, features: torch.Tensor) -> Batch:
     """Return rows with the labels that the network expects least: gradients are large."""
     with torch.no_grad():
-        return Batch(features=features, labels=(network(features) < 0).float())
+        return Batch(features=features, targets=(network(features) < 0).float())
 
 
 def test_the_bound_is_reached_and_broken_without_the_clip(model: Model, network_at: NetworkAt, rows_of: RowsOf):
@@ -151,21 +151,22 @@ def test_chunks_do_not_matter(
         assert len(again.chunks) == -(-23 // chunk)
 
 
-class Column(nn.Module):
-    """Logits of shape (n, 1), with which Opacus' ghost mode silently stops clipping."""
+class Misshapen(nn.Module):
+    """Outputs of shape (n,), which a loss would silently spread over all pairs of rows, or with one too many."""
 
-    def __init__(self) -> None:
+    def __init__(self, outputs: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(4, 1)
+        self.linear = nn.Linear(4, outputs)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.linear(features)
+        return self.linear(features).squeeze(1)
 
 
 @pytest.mark.parametrize("clip_norm", [0.01, np.inf])
-def test_logits_of_another_shape_are_refused(clip_norm: float, rows_of: RowsOf):
-    network = Column()
-    with pytest.raises(ValueError, match=r"expected logits of shape \(7,\), got \(7, 1\)"):
+@pytest.mark.parametrize(("outputs", "shape"), [(1, r"\(7,\)"), (2, r"\(7, 2\)")])
+def test_outputs_of_another_shape_are_refused(outputs: int, shape: str, clip_norm: float, rows_of: RowsOf):
+    network = Misshapen(outputs)
+    with pytest.raises(ValueError, match=rf"expected outputs of shape \(7, 1\), got {shape}"):
         clipped_gradient_sum(network, rows_of(7, 4), clip_norm=clip_norm)
     assert_untouched(network)
 
@@ -184,7 +185,7 @@ def test_parameters_that_are_not_finite_are_refused_whatever_the_rows(
         clipped_gradient_sum(network, rows_of(rows, 4), clip_norm=clip_norm)
 
 
-def hostile_network() -> PropensityNetwork:
+def hostile_network() -> Network:
     """Return a network of finite parameters that overflows only on a row with the first two features set."""
     network = network_of(MlpModel(kind="mlp", binning=False, hidden=(2,)), 3)
     with torch.no_grad():
@@ -200,7 +201,7 @@ def test_no_row_decides_whether_there_is_an_answer(weights: torch.Tensor | None,
     """A coordinator that chooses the parameters must not learn from a refusal that such a row is there."""
     network = hostile_network()
     features = torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [1.0, 1.0, 0.5]])
-    rows = Batch(features=features, labels=torch.ones(3), weights=weights, customers=customers)
+    rows = Batch(features=features, targets=torch.ones(3, 1), weights=weights, customers=customers)
     plain, marked = rows.taken(slice(2)), rows.taken(slice(2, None))
     with torch.no_grad():
         assert network(marked.features).isnan().all()

@@ -5,21 +5,25 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
 from fedmarket.config import LogisticModel
-from fedmarket.models.propensity import PropensityNetwork, load_vector, network_of, vector_of
-from fedmarket.models.released import UNCALIBRATED
-from fedmarket.privacy.histogram import SCORE_BINS, SCORE_EDGES
+from fedmarket.models.network import Network, load_vector, network_of, outputs_of, vector_of
+from fedmarket.models.objectives import RESPONSE
+from fedmarket.models.prediction import Prediction
 from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.noise import Stream
-from fedmarket.privacy.plan import CALIBRATION_SENSITIVITY
 from fedmarket.training.gradients import Batch, clipped_gradient_sum
-from fedmarket.training.sums import calibration_sum, feature_sum, score_counts, update_sum
+from fedmarket.training.sums import (
+    calibration_sum,
+    feature_sum,
+    held_out_sum,
+    level_sum,
+    segment_sum,
+    update_sum,
+)
 
-NetworkAt = Callable[..., PropensityNetwork]
+NetworkAt = Callable[..., Network]
 RowsOf = Callable[..., Batch]
 MechanismOf = Callable[..., Mechanism]
 Sum = Callable[[Stream], np.ndarray]
@@ -51,13 +55,15 @@ def noise_complaints(released: np.ndarray, exact: np.ndarray, std: float) -> lis
     return [name for name, chance in chances.items() if not chance > DOUBT]
 
 
-@pytest.fixture(scope="module", params=["feature", "update", "calibration", "scores"])
+@pytest.fixture(scope="module", params=["feature", "update", "calibration", "level", "segments", "scores", "values"])
 def sums(
     request: pytest.FixtureRequest, network_at: NetworkAt, rows_of: RowsOf, mechanism: MechanismOf
 ) -> Callable[[Mechanism], Sum]:
-    """Give the four sums over the same rows, as functions of mechanism and stream."""
+    """Give all sums over the same rows, as functions of mechanism and stream."""
     network, rows = network_at(LOGISTIC, 3), rows_of(4, 3)
-    parameters, labels = vector_of(network), rows.labels.numpy()
+    parameters, targets, outputs = vector_of(network), rows.targets.numpy(), outputs_of(network, rows.features)
+
+    money = np.array([0.0, 1.0, 3.0, 8.0])
 
     def of(plan: Mechanism) -> Sum:
         def feature(stream: Stream) -> np.ndarray:
@@ -69,13 +75,27 @@ def sums(
 
         def calibration(stream: Stream) -> np.ndarray:
             keys = {"mechanism": plan, "stream": stream}
-            return calibration_sum(network, parameters, UNCALIBRATED, rows.features, labels, **keys)
+            return calibration_sum(RESPONSE, outputs, RESPONSE.uncalibrated, targets, **keys)
+
+        def level(stream: Stream) -> np.ndarray:
+            prediction = Prediction(purchase=money / 9, conditional=money, value=money**2 / 9)
+            return level_sum(prediction, money[::-1], mechanism=plan, stream=stream)
+
+        def segments(stream: Stream) -> np.ndarray:
+            keys = {"typical": 2.0, "mechanism": plan, "stream": stream}
+            return segment_sum(np.array([0, 2, 0, 1]), 3, targets[:, 0], money, **keys)
+
+        def values(stream: Stream) -> np.ndarray:
+            keys = {"typical_log_odds": 0.0, "typical_value": 2.0, "mechanism": plan, "stream": stream}
+            return held_out_sum(None, None, money, money[::-1], **keys)
 
         def scores(stream: Stream) -> np.ndarray:
-            keys = {"mechanism": plan, "stream": stream}
-            return score_counts(network, parameters, UNCALIBRATED, rows.features, labels, **keys)
+            keys = {"typical_log_odds": 0.0, "typical_value": 0.0, "mechanism": plan, "stream": stream}
+            return held_out_sum(outputs[:, 0], targets[:, 0], None, None, **keys)
 
-        return {"feature": feature, "update": update, "calibration": calibration, "scores": scores}[request.param]
+        of_value = {"level": level, "segments": segments, "values": values}
+        of_all = {"feature": feature, "update": update, "calibration": calibration, "scores": scores} | of_value
+        return of_all[request.param]
 
     return of
 
@@ -127,7 +147,7 @@ def test_noise_is_fresh_in_each_call_on_one_stream(sums: Callable[[Mechanism], S
 def empty_update(mechanism: Mechanism, stream: Stream, *, steps: int) -> np.ndarray:
     """Return an update over no rows: noise alone."""
     network = network_of(LOGISTIC, 3)
-    rows = Batch(features=torch.zeros(0, 3), labels=torch.zeros(0))
+    rows = Batch(features=torch.zeros(0, 3), targets=torch.zeros(0, 1))
     keys = {"steps": steps, "learning_rate": 0.1, "declared_rows": 10, "mechanism": mechanism, "stream": stream}
     return update_sum(network, np.zeros(4), rows, **keys)
 
@@ -176,7 +196,7 @@ def test_rows_that_add_nothing_change_nothing(network_at: NetworkAt, rows_of: Ro
     sure = torch.from_numpy(np.tile(1e6 * start[:3].astype(np.float32), (1000, 1)))
     keys = {"steps": 3, "learning_rate": 0.1, "declared_rows": 30, "mechanism": mechanism()}
     few = update_sum(network, start, rows, **keys, stream=Stream.seeded(1))
-    more = Batch(features=torch.cat([rows.features, sure]), labels=torch.cat([rows.labels, torch.ones(1000)]))
+    more = Batch(features=torch.cat([rows.features, sure]), targets=torch.cat([rows.targets, torch.ones(1000, 1)]))
     np.testing.assert_allclose(update_sum(network, start, more, **keys, stream=Stream.seeded(1)), few, rtol=1e-6)
 
 
@@ -190,7 +210,7 @@ def taken_rows(
     network = network_of(LOGISTIC, rows)
     keys = {"steps": steps, "learning_rate": 1e-12, "declared_rows": 7, "mechanism": mechanism, "stream": stream}
     owners = None if customers is None else torch.from_numpy(customers)
-    batch = Batch(features=torch.eye(rows), labels=torch.ones(rows), customers=owners)
+    batch = Batch(features=torch.eye(rows), targets=torch.ones(rows, 1), customers=owners)
     total = update_sum(network, np.zeros(rows + 1), batch, **keys)
     assert total[-1] == pytest.approx(total[:-1].sum(), rel=1e-5)
     return np.rint(-2 * total[:-1]).astype(int)
@@ -258,70 +278,12 @@ def test_an_update_may_take_no_row(mechanism: MechanismOf):
 
 
 def test_clipping_happens_in_the_update_and_row_by_row(mechanism: MechanismOf):
-    network, rows = network_of(LOGISTIC, 2), Batch(features=torch.full((10, 2), 30.0), labels=torch.ones(10))
+    network, rows = network_of(LOGISTIC, 2), Batch(features=torch.full((10, 2), 30.0), targets=torch.ones(10, 1))
     keys = {"steps": 1, "learning_rate": 1.0, "declared_rows": 10, "stream": Stream.seeded(1)}
     for clip_norm, expected in ((0.5, 5.0), (2.0, 20.0), (np.inf, 10 * 0.5 * np.sqrt(1801))):
         bare = mechanism(noise_multiplier=0.0, clip_norm=clip_norm)
         found = update_sum(network, np.zeros(3), rows, **keys, mechanism=bare)
         assert np.linalg.norm(found) == pytest.approx(expected, rel=1e-5)
-
-
-def calibration_row(raw: float, label: float, calibration: np.ndarray, mechanism: Mechanism) -> np.ndarray:
-    """Return what one row adds to the statistics: the network passes its only feature on as the logit."""
-    row = torch.tensor([[raw]], dtype=torch.float32)
-    keys = {"mechanism": mechanism, "stream": Stream.seeded(1)}
-    return calibration_sum(
-        network_of(LOGISTIC, 1), np.array([1.0, 0.0]), calibration, row, np.array([label], dtype=np.float32), **keys
-    )
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    raw=st.floats(-40, 40) | st.floats(width=32),
-    label=st.sampled_from([0.0, 1.0]),
-    intercept=st.floats(-20, 20) | st.sampled_from([3e38, -3e38]),
-    slope=st.floats(-5, 5) | st.sampled_from([3e38, -3e38]),
-    pivot=st.floats(-10, 10) | st.sampled_from([3e38, -3e38]),
-)
-def test_no_row_adds_more_than_root_two_to_the_calibration_statistics(
-    raw: float, label: float, intercept: float, slope: float, pivot: float
-):
-    """Whatever the coordinator sends as calibration, and also where the network overflows."""
-    bare = Mechanism(phase="calibrate", clip_norm=1.0, noise_multiplier=0.0, sample_rate=1.0, releases=1)
-    found = calibration_row(raw, label, np.array([intercept, slope, pivot]), bare)
-    assert np.linalg.norm(found) <= CALIBRATION_SENSITIVITY * (1 + 1e-9)
-
-
-def test_the_calibration_bound_is_nearly_reached(mechanism: MechanismOf):
-    bare = mechanism(noise_multiplier=0.0)
-    found = calibration_row(1e6, 0.0, np.array([50.0, 1.0, 0.0]), bare)
-    assert np.linalg.norm(found) == pytest.approx(CALIBRATION_SENSITIVITY, rel=1e-9)
-
-
-def test_the_calibration_statistics_are_those_of_a_loop(network_at: NetworkAt, rows_of: RowsOf, mechanism: MechanismOf):
-    network, rows = network_at(LOGISTIC, 3), rows_of(50, 3)
-    calibration, expected = np.array([-0.4, 1.3, 0.2]), np.zeros(5)
-    raws = (rows.features.double() @ torch.from_numpy(vector_of(network)[:3]) + vector_of(network)[3]).numpy()
-    for raw, label in zip(raws, rows.labels.numpy(), strict=True):
-        t = np.tanh((raw - 0.2) / 8)
-        p = 1 / (1 + np.exp(-(-0.4 + 1.3 * 8 * t)))
-        expected += [label - p, (label - p) * t, p * (1 - p), p * (1 - p) * t, p * (1 - p) * t**2]
-    keys = {"mechanism": mechanism(noise_multiplier=0.0), "stream": Stream.seeded(1)}
-    found = calibration_sum(network, vector_of(network), calibration, rows.features, rows.labels.numpy(), **keys)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_a_row_that_overflows_leaves_the_calibration_sendable(mechanism: MechanismOf):
-    """One such row must not make the release fail: the failure would tell that it is there."""
-    network = network_of(LOGISTIC, 2)
-    rows = torch.tensor([[1.0, 0.0], [3e38, -3e38]])
-    parameters = np.array([3.0, 3.0, 0.0])
-    load_vector(network, parameters)
-    assert not network(rows).isfinite().all()
-    keys = {"mechanism": mechanism(noise_multiplier=0.0), "stream": Stream.seeded(1)}
-    found = calibration_sum(network, parameters, UNCALIBRATED, rows, np.ones(2, dtype=np.float32), **keys)
-    alone = calibration_sum(network, parameters, UNCALIBRATED, rows[:1], np.ones(1, dtype=np.float32), **keys)
-    assert np.linalg.norm(found - alone) <= CALIBRATION_SENSITIVITY
 
 
 def test_a_row_moves_the_feature_sum_by_its_own_norm(rows_of: RowsOf, mechanism: MechanismOf):
@@ -330,47 +292,3 @@ def test_a_row_moves_the_feature_sum_by_its_own_norm(rows_of: RowsOf, mechanism:
     whole, without = feature_sum(features, **keys), feature_sum(features[1:], **keys)
     np.testing.assert_allclose(whole - without, features[0], atol=1e-9)
     assert whole.dtype == np.float64
-
-
-def counted(raws: np.ndarray, labels: np.ndarray, calibration: np.ndarray, mechanism: Mechanism) -> np.ndarray:
-    """Return counts of rows whose only feature is their logit, (2, SCORE_BINS)."""
-    rows = torch.from_numpy(raws.astype(np.float32))[:, None]
-    keys = {"mechanism": mechanism, "stream": Stream.seeded(1)}
-    scored = (network_of(LOGISTIC, 1), np.array([1.0, 0.0]), calibration)
-    return score_counts(*scored, rows, labels.astype(np.float32), **keys).reshape(2, SCORE_BINS)
-
-
-def test_score_counts_are_those_of_a_loop(mechanism: MechanismOf):
-    rng = np.random.default_rng(0)
-    raws, labels = 3 * rng.standard_normal(400), rng.integers(0, 2, 400)
-    intercept, slope, pivot = -0.4, 1.3, 0.2
-    expected = np.zeros((2, SCORE_BINS))
-    for raw, label in zip(raws.astype(np.float32).astype(np.float64), labels, strict=True):
-        distance = slope * 8 * np.tanh((raw - pivot) / 8)  # of the log-odds from those of the average row
-        expected[label, sum(distance >= edge for edge in SCORE_EDGES)] += 1
-    found = counted(raws, labels, np.array([intercept, slope, pivot]), mechanism(noise_multiplier=0.0))
-    np.testing.assert_array_equal(found, expected)
-    assert (found > 0).all()
-    np.testing.assert_array_equal(found.sum(axis=1), np.bincount(labels))
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    raw=st.floats(-40, 40) | st.floats(width=32),
-    label=st.sampled_from([0.0, 1.0]),
-    intercept=st.floats(-20, 20) | st.sampled_from([3e38, -3e38]),
-    slope=st.floats(-5, 5) | st.sampled_from([3e38, -3e38]),
-    pivot=st.floats(-10, 10) | st.sampled_from([3e38, -3e38]),
-)
-def test_one_row_is_one_count_in_one_cell_of_its_label(
-    raw: float, label: float, intercept: float, slope: float, pivot: float
-):
-    """Whatever the coordinator sends as calibration, and also where the network overflows."""
-    bare = Mechanism(phase="evaluate", clip_norm=1.0, noise_multiplier=0.0, sample_rate=1.0, releases=1)
-    found = counted(np.array([raw]), np.array([label]), np.array([intercept, slope, pivot]), bare)
-    assert found[int(label)].sum() == found.sum() == np.abs(found).max() == 1
-
-
-def test_no_rows_are_no_counts(mechanism: MechanismOf):
-    found = counted(np.zeros(0), np.zeros(0), UNCALIBRATED, mechanism(noise_multiplier=0.0))
-    np.testing.assert_array_equal(found, np.zeros((2, SCORE_BINS)))

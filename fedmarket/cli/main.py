@@ -1,0 +1,64 @@
+"""All commands, and how each ends. Heavy libraries load only when a command needs them.
+
+One module for each kind of user: ``experiments`` for researchers, ``tables`` for whoever holds customers,
+``identities`` for those who take part.
+"""
+
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from fedmarket.cli.console import INTERRUPTED, fail, out
+from fedmarket.cli.experiments import frontier, pretrain, simulate
+from fedmarket.cli.identities import keys_app, roster_app
+from fedmarket.cli.tables import check, predict
+from fedmarket.errors import FedmarketError, UsageError
+
+app = typer.Typer(
+    help="Train propensity and lifetime-value models together, keep customers' rows at home, and know what privacy "
+    "cost.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="rich",
+)
+for command in (simulate, frontier, pretrain, check, predict):
+    app.command()(command)
+app.add_typer(keys_app, name="keys")
+app.add_typer(roster_app, name="roster")
+
+
+def main() -> None:
+    """Run the command line; a foreseen error is one line on stderr and its exit code, never a traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except FedmarketError as error:
+        fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        fail(f"this command needs {error.name}: pip install 'fedmarket[train,flower]'", UsageError.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        fail(f"{error.format_message()} (see fedmarket --help)", error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        fail("interrupted; nothing was written", INTERRUPTED)
+    sys.exit(code or 0)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        from fedmarket import __version__
+
+        out.print(__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        out.print(context.get_help())
