@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedmarket.config import load_config
 from fedmarket.errors import PlanError, UsageError
 from fedmarket.evaluation.metrics import auc
 from fedmarket.evaluation.ranking import rank
@@ -15,9 +16,18 @@ from fedmarket.experiment.market import MarketKey, open_market
 from fedmarket.flower.inprocess import load_apps
 from fedmarket.models.objectives import RESPONSE
 from fedmarket.models.released import predict
+from fedmarket.report.frontier import headline
 from fedmarket.simulation import frontier as module
+from fedmarket.simulation import pretrain as pretraining
 from fedmarket.simulation.frontier import MODES, WITHOUT, Frontier, frontier
-from fedmarket.simulation.predictions import BOOSTED, BUYERS, PAST_SPEND, arm_prediction
+from fedmarket.simulation.predictions import (
+    BOOSTED,
+    BUYERS,
+    PAST_SPEND,
+    PUBLIC_START,
+    arm_prediction,
+    simple_predictions,
+)
 from fedmarket.simulation.seed import run_arm
 
 EPSILONS = (0.5, 2.0)
@@ -194,3 +204,125 @@ def test_where_there_is_a_label_the_responses_are_compared(write_joint_market, t
     assert {*WITHOUT, BOOSTED} <= set(points[None])
     assert not {PAST_SPEND, BUYERS} & set(points[None])
     assert points[None][BOOSTED]["auc"] > 0.6
+
+
+def test_rows_of_a_value_have_metrics_and_points_beside_shares(swept_value):
+    _, found = swept_value
+    references = {"pooled", "pooled_best", "past_spend"}
+    for row in (*found.results["rows"], found.results["without_privacy"]):
+        assert set(row["metrics"]) == {"gini", "value_ratio", "decile_error"}
+        assert row["score"] == row["metrics"]["gini"]
+        assert set(row["points"]) == references <= set(row)
+    assert "Points above past spend" in (found.folder / "frontier.html").read_text()
+
+
+def test_a_sweep_of_a_value_goes_on_where_it_was_stopped(swept_value, tmp_path: Path, monkeypatch):
+    path, found = swept_value
+    lines = (found.folder / "points.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "points.jsonl").write_text("".join(lines[:2]))
+    ran: list[object] = []
+    run = module._run
+    monkeypatch.setattr(module, "_run", lambda item: ran.append(item.key) or run(item))
+    again = frontier(path, changes=(f'output="{tmp_path}"',), epsilons=(2.0,))
+    assert ran == [(0, 2.0)]
+    assert again.results["rows"] == found.results["rows"]
+
+
+GINIS = {"pooled": 0.5, "federated": 0.5, BOOSTED: 0.4, BUYERS: 0.3, PAST_SPEND: 0.2}
+
+
+def with_metrics(ginis: dict[str, float]) -> dict[str, dict[str, float]]:
+    return {name: {"gini": gini, "value_ratio": 1.0, "decile_error": 0.1} for name, gini in ginis.items()}
+
+
+def swept_as(found: dict[int, dict[str, float]], monkeypatch, path: Path, folder: Path) -> Frontier:
+    """Return a sweep whose learners have the given Ginis by seed, and whose modes 0.25."""
+    modes = dict.fromkeys(MODES, 0.25)
+    monkeypatch.setattr(module, "_run", lambda item: with_metrics(modes if item.epsilon else found[item.seed]))
+    changes = (f'output="{folder}"', f"seeds={list(found)}")
+    return frontier(path, changes=changes, epsilons=(1.0,))
+
+
+@pytest.mark.parametrize(("best", "name"), [("pooled", "the same model"), (BOOSTED, BOOSTED), (BUYERS, BUYERS)])
+def test_the_best_pooled_model_is_of_any_class(swept_value, tmp_path: Path, monkeypatch, best: str, name: str):
+    results = swept_as({0: GINIS | {best: 0.6}}, monkeypatch, swept_value[0], tmp_path).results
+    assert results["best"] == {"name": name, "score": 0.6}
+    for row in results["rows"]:
+        assert row["points"]["pooled_best"]["mean"] == pytest.approx(0.35)
+
+
+def test_past_spend_and_a_start_are_never_the_best_pooled_model(swept_value, tmp_path: Path, monkeypatch):
+    ginis = GINIS | {PAST_SPEND: 0.9, PUBLIC_START: 0.9}
+    assert swept_as({0: ginis}, monkeypatch, swept_value[0], tmp_path).results["best"]["name"] == "the same model"
+
+
+@pytest.mark.parametrize(("past", "said"), [(0.2, "25.00 % above"), (0.5, "50.00 % BELOW")])
+def test_the_headline_says_on_which_side_of_past_spend_the_model_is(
+    swept_value, tmp_path: Path, monkeypatch, past: float, said: str
+):
+    found = swept_as({0: GINIS | {PAST_SPEND: past}}, monkeypatch, swept_value[0], tmp_path)
+    assert f"and are {said} past spend times a constant." in headline(found.results)
+
+
+@pytest.mark.parametrize(("past", "said"), [(0.0, "0.2500"), (-0.1, "0.3500")])
+def test_past_spend_that_ranks_no_better_than_chance_leaves_points_alone(
+    swept_value, tmp_path: Path, monkeypatch, past: float, said: str
+):
+    found = swept_as({0: GINIS | {PAST_SPEND: past}}, monkeypatch, swept_value[0], tmp_path)
+    assert not [row for row in found.results["rows"] if "past_spend" in row]
+    assert f"and are {said} points above past spend times a constant." in headline(found.results)
+    assert found.results["past_spend"] == past
+
+
+def test_a_learner_that_does_not_fit_every_seed_is_left_out(swept_value, tmp_path: Path, monkeypatch):
+    without = {name: gini for name, gini in GINIS.items() if name != BUYERS}
+    for place, found in enumerate(({0: GINIS | {BUYERS: 0.9}, 1: without}, {0: without, 1: GINIS | {BUYERS: 0.9}})):
+        results = swept_as(found, monkeypatch, swept_value[0], tmp_path / str(place)).results
+        assert results["best"] == {"name": "the same model", "score": 0.5}
+
+
+# A public start.
+
+
+WITH_START = ('output = "out"', 'output = "out"\nstart = "start.json"')
+
+
+@pytest.fixture
+def started(write_value_market, tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.setattr(pretraining, "CUSTOMERS", 400)
+    path = write_value_market(tmp_path, WITH_START, *IN_THE_OPEN)
+    pretraining.pretrain(path)
+    return path
+
+
+def test_a_sweep_from_a_start_says_what_the_start_says_alone(started: Path):
+    found = frontier(started, epsilons=(2.0,))
+    points = {point["epsilon"]: point["found"] for point in points_of(found.folder)[1:]}
+    assert set(points[None]) == {*WITHOUT, BOOSTED, BUYERS, PAST_SPEND, PUBLIC_START}
+    market = open_market(MarketKey(config=started, changes=(), seed=0))
+    said, spent = simple_predictions(market)[PUBLIC_START], market.population.spent[market.test_rows]
+    metrics = value_metrics(spent, said.value, purchase_probability=said.purchase)
+    assert points[None][PUBLIC_START]["gini"] == metrics["gini"] == found.results["public_start"]
+
+
+def test_points_belong_to_the_content_of_a_start_and_not_to_its_place(started: Path, tmp_path: Path):
+    def fingerprint(*changes: str) -> str:
+        return module._fingerprint(load_config(started, changes=changes))
+
+    first, document = fingerprint(), json.loads((tmp_path / "start.json").read_text())
+    (tmp_path / "elsewhere.json").write_text(json.dumps(document | {"made_by": "other words"}))
+    assert fingerprint("start=elsewhere.json") == first
+    document["parameters"][0] += 1e-9
+    (tmp_path / "elsewhere.json").write_text(json.dumps(document))
+    assert fingerprint("start=elsewhere.json") != first
+    (tmp_path / "plain.toml").write_text(started.read_text().replace('start = "start.json"\n', ""))
+    assert module._fingerprint(load_config(tmp_path / "plain.toml")) != first
+
+
+def test_points_from_another_start_are_refused(started: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(module, "_run", lambda item: with_metrics(GINIS | dict.fromkeys(MODES, 0.25)))
+    frontier(started, epsilons=(2.0,))
+    monkeypatch.setattr(pretraining, "SEED", 1)
+    pretraining.pretrain(started)
+    with pytest.raises(UsageError, match=r"points\.jsonl: points of another experiment or version"):
+        frontier(started, epsilons=(2.0,))

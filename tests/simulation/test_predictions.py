@@ -8,21 +8,23 @@ import polars as pl
 import pytest
 
 from fedmarket.errors import ConfigError
-from fedmarket.experiment.arms import arm_named
+from fedmarket.experiment.arms import arm_named, start_for
 from fedmarket.experiment.market import Market, MarketKey, open_market
 from fedmarket.flower.inprocess import load_apps
 from fedmarket.models.objectives import objective_of
-from fedmarket.models.released import predict
+from fedmarket.models.released import ModelState, predict
 from fedmarket.simulation import predictions as module
+from fedmarket.simulation import pretrain as pretraining
 from fedmarket.simulation.predictions import (
     BUYERS,
     PAST_SPEND,
+    PUBLIC_START,
     arm_prediction,
     boosted_prediction,
     past_spend_of,
     simple_predictions,
 )
-from fedmarket.simulation.seed import run_arm
+from fedmarket.simulation.seed import SeedResult, run_arm
 
 ROOT = Path(__file__).parents[2]
 OPEN = "aggregation.secagg=ideal"
@@ -146,6 +148,75 @@ def test_boosted_values_tell_good_customers_from_others(joint: Market):
     assert value.mean() == pytest.approx(joint.population.targets[joint.train_rows, -1].mean(), rel=0.3)
 
 
+# The public start.
+
+
+@pytest.fixture(scope="module")
+def started(write_value_market, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a market whose start is made of a few imagined customers."""
+    path = write_value_market(
+        tmp_path_factory.mktemp("started"), ('output = "out"', 'output = "out"\nstart = "start.json"')
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretraining, "CUSTOMERS", 400)
+        pretraining.pretrain(path)
+    return path
+
+
+def test_the_public_start_stands_beside_the_others_only_where_there_is_one(started: Path, lines: Market):
+    assert PUBLIC_START not in simple_predictions(lines)
+    assert set(simple_predictions(opened(started))) == {PAST_SPEND, BUYERS, PUBLIC_START}
+
+
+def test_the_public_start_is_what_the_start_says_of_rows_as_they_are_encoded(started: Path):
+    market = opened(started)
+    said = simple_predictions(market)[PUBLIC_START]
+    objective = objective_of(market.config.model, market.contract)
+    width = market.features.shape[1]
+    state = ModelState(
+        centre=np.zeros(width),
+        scale=np.ones(width),
+        parameters=start_for(market.config, market.contract).parameters,
+        calibration=objective.uncalibrated,
+    )
+    expected = predict(
+        market.config.model, objective, state, market.features[market.test_rows], calibrated=False
+    ).columns
+    assert list(said.columns) == list(expected)
+    for name, values in said.columns.items():
+        np.testing.assert_array_equal(values, expected[name])
+        assert len(np.unique(values)) > 10, name
+
+
+def test_the_public_start_knows_nothing_of_the_rows(started: Path):
+    """Other training rows leave it as it is, and it is not what training makes of it."""
+    market = opened(started)
+    said = simple_predictions(market)[PUBLIC_START].value
+    targets = market.population.targets.copy()
+    targets[market.train_rows] *= 3
+    other = replace(market, population=replace(market.population, targets=targets))
+    np.testing.assert_array_equal(simple_predictions(other)[PUBLIC_START].value, said)
+    key = MarketKey(config=started, changes=(OPEN,), seed=0)
+    trained = arm_prediction(market, run_arm(key, arm_named("federated"), load_apps(ROOT)).model).value
+    assert np.abs(trained - said).max() > 0.01 * said.mean()
+
+
+@pytest.mark.parametrize("seeds_with", [(0, 1), (0,), ()])
+def test_the_public_start_is_an_arm_where_every_seed_has_it(made_up, seeds_with: tuple[int, ...]):
+    def change(seed: SeedResult) -> SeedResult:
+        if seed.seed not in seeds_with:
+            return seed
+        return replace(seed, predictions=seed.predictions | {PUBLIC_START: seed.predictions[PAST_SPEND]})
+
+    results = made_up("ltv", change=change)
+    assert ("public_start" in results["arms"]) == (len(seeds_with) == 2)
+    assert set(results["loss"]) == {"pooled", "pooled_best", "past_spend"}
+    if len(seeds_with) == 2:
+        arm = results["arms"]["public_start"]
+        assert arm["per_seed"] == results["arms"]["past_spend"]["per_seed"]
+        assert "no customer was looked at" in arm["description"]
+
+
 # The arms.
 
 
@@ -164,4 +235,4 @@ def test_an_arm_is_asked_about_the_common_test_rows(paths, kind: str):
 
 
 def test_the_names_of_the_learners_are_told_apart():
-    assert len({module.BOOSTED, module.PAST_SPEND, module.BUYERS}) == 3
+    assert len({module.BOOSTED, module.PAST_SPEND, module.BUYERS, module.PUBLIC_START}) == 4
