@@ -46,6 +46,13 @@ class PartyState:
     secagg: bytes = field(default=b"", repr=False)
 
 
+LARGEST_NUMBER = 1e4
+"""No number of a model is larger; honest ones are below a hundred.
+
+With huge ones float32 overflows, or big terms cancel, and then what a row's gradient is rounded to depends on how many rows
+are worked on with it: leaving one customer out would move the others' gradients too, which no clip bounds.
+"""
+
 Keep = Callable[[PartyState], None]
 """Stores a state before anything that depends on it leaves the party."""
 
@@ -226,6 +233,5 @@ class Party:
 def _check_vector(name: str, vector: AnyArray, length: int) -> None:
     if vector.dtype != np.float64 or vector.shape != (length,):
         raise BadMessage(f"{name}: expected float64 of shape ({length},), got {vector.dtype} of shape {vector.shape}")
-    # Beyond float32 the network's arithmetic would overflow.
-    if not np.all(np.abs(vector) < np.finfo(np.float32).max):
-        raise BadMessage(f"{name}: expected finite numbers")
+    if not np.all(np.abs(vector) <= LARGEST_NUMBER):
+        raise BadMessage(f"{name}: expected finite numbers of at most {LARGEST_NUMBER:g} in size")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmarket.errors import BadMessage, DataError, FedmarketError, PlanError, Refusal
-from fedmarket.federation.party import PartyState
+from fedmarket.federation.party import LARGEST_NUMBER, PartyState
 from fedmarket.federation.release import Releases
 from fedmarket.federation.rows import Rows
 from fedmarket.models.released import ModelState
@@ -95,6 +95,8 @@ BAD_MODELS = {
     "infinite scale": {"scale": np.array([1.0, 1.0, np.inf, 1.0])},
     "infinite": {"centre": np.array([0.0, 0.0, -np.inf, 0.0])},
     "beyond float32": {"parameters": np.full(5, 1e39)},
+    "larger than any honest one": {"parameters": np.full(5, LARGEST_NUMBER * 1.001)},
+    "a calibration as large": {"calibration": np.array([0.0, -2e4, 0.0])},
     "nan calibration": {"calibration": np.array([np.nan, 1.0, 0.0])},
     "short": {"parameters": np.zeros(4)},
     "short scale": {"scale": np.ones(3)},
@@ -144,7 +146,7 @@ def test_a_model_other_than_the_announced_one_or_none_is_refused_before_it_costs
 @pytest.mark.parametrize("moved", ["centre", "scale", "both"])
 def test_the_largest_model_that_is_let_in_decides_nothing_by_a_row(world, secagg: str, moved: str):
     """No refusal may depend on a row: extreme numbers get an answer, with or without the row that overflows."""
-    largest = float(np.finfo(np.float32).max) / 2
+    largest = LARGEST_NUMBER
     extreme = {"parameters": np.array([1.0, 1.0, -1.0, 1.0, 1.0]) * largest}
     if moved != "scale":
         extreme["centre"] = np.full(4, -largest)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedmarket.errors import BadMessage, DataError, Refusal
+from fedmarket.federation.party import LARGEST_NUMBER
 from fedmarket.federation.rows import Rows
 from fedmarket.models.released import predict
 from fedmarket.privacy.budget import Spending
@@ -188,12 +189,12 @@ def test_the_held_out_rows_of_a_party_are_in_the_evaluation_alone(worth):
 
 @MODES
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-@pytest.mark.parametrize("level", [0.0, -1.0, 1e-300, 1e30, -1e30])
+@pytest.mark.parametrize("level", [0.0, -1.0, 1e-300, 1e4, -1e4])
 def test_the_largest_model_decides_nothing_by_a_row_of_a_value(worth, secagg: str, sign: float, level: float):
     """No refusal may depend on a row: extreme numbers get an answer, with or without the row that overflows."""
-    largest = float(np.finfo(np.float32).max) / 2
+    largest = LARGEST_NUMBER
     extreme = {"parameters": np.resize([1.0, 1.0, -1.0, 1.0, -1.0, 1.0, 0.0], 20) * sign * largest}
-    extreme["calibration"] = np.append(CALIBRATION[:-1] * largest, level)
+    extreme["calibration"] = np.append(np.sign(CALIBRATION[:-1]) * largest, level)
     for number in (1, 4, LEVEL, SEGMENT, EVALUATE):
         for count in (40, 0):
             rows = worth.rows(count)
