@@ -30,7 +30,7 @@ def loaded_by(*modules: str) -> frozenset[str]:
 
 
 def test_an_auditor_needs_neither_torch_nor_flower():
-    light = modules_of("contract", "privacy", "report", "evaluation")
+    light = modules_of("contract", "privacy", "ledger", "report", "evaluation")
     assert len(light) > 10
     bare = ("arrays", "cli", "config", "documents", "errors", "files")
     assert not HEAVY & loaded_by(*light, *(f"fedmarket.{name}" for name in bare))

@@ -49,8 +49,8 @@ class PartyState:
 LARGEST_NUMBER = 1e4
 """No number of a model is larger; honest ones are below a hundred.
 
-With huge ones float32 overflows, or big terms cancel, and then what a row's gradient is rounded to depends on how many rows
-are worked on with it: leaving one customer out would move the others' gradients too, which no clip bounds.
+With huge ones float32 overflows, or big terms cancel, and then what a row's gradient is rounded to depends on how many
+rows are worked on with it: leaving one customer out would move the others' gradients too, which no clip bounds.
 """
 
 Keep = Callable[[PartyState], None]
