@@ -41,7 +41,8 @@ def check(
             table, counts = made.table, made.counts
         profile = check_table(table, agreed, source=str(data))
     except ContractViolation as violation:
-        err.print(f"[bold red]{escape(str(data))} breaks {len(violation.broken)} rule(s) of {agreed.name}:[/]")
+        heading = f"{data} breaks {len(violation.broken)} rule(s) of {agreed.name}:"
+        err.print(f"[bold red]{escape(heading)}[/]", soft_wrap=True)
         for rule in violation.broken:
             err.print(f"  {escape(rule)}", soft_wrap=True)
         raise typer.Exit(1) from None
