@@ -1,7 +1,7 @@
 """All commands, and how each ends. Heavy libraries load only when a command needs them.
 
 One module for each kind of user: ``experiments`` for researchers, ``tables`` for whoever holds customers,
-``identities`` for those who take part.
+``identities`` for those who take part, ``audit`` for those who check what was said.
 """
 
 import sys
@@ -10,6 +10,7 @@ from typing import Annotated
 import click
 import typer
 
+from fedmarket.cli.audit import export, verify
 from fedmarket.cli.console import INTERRUPTED, fail, out
 from fedmarket.cli.experiments import frontier, pretrain, simulate
 from fedmarket.cli.identities import keys_app, roster_app
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
-for command in (simulate, frontier, pretrain, check, predict):
+for command in (simulate, frontier, pretrain, check, predict, verify, export):
     app.command()(command)
 app.add_typer(keys_app, name="keys")
 app.add_typer(roster_app, name="roster")

@@ -7,11 +7,12 @@ taken out (Casacuberta et al. 2022), and one row that overflows makes the whole 
 it would tell that the row is there.
 """
 
+import copy
 import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -173,8 +174,13 @@ def _plain_sum(network: nn.Module, batch: Batch) -> FloatArray:
 
 
 def _opacus_rows(network: nn.Module, batch: Batch) -> torch.Tensor:
-    """Return the gradient of each row's loss, (n, p) float64."""
-    parameters = list(network.parameters())
+    """Return the gradient of each row's loss, (n, p) float64, computed in float64.
+
+    In float32 what a row is rounded to depends on how many rows go through the kernels with it, and by much where
+    parameters are large: taking one row out would move the others.
+    """
+    network = copy.deepcopy(network).double()
+    batch = replace(batch, features=batch.features.double(), targets=batch.targets.double())
     with warnings.catch_warnings():
         # Opacus hooks modules whose inputs need no gradient; torch warns although that is what is wanted here.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
@@ -182,11 +188,9 @@ def _opacus_rows(network: nn.Module, batch: Batch) -> torch.Tensor:
         try:
             torch.autograd.backward(_losses(wrapped, batch).sum())
             rows = [parameter.grad_sample.flatten(start_dim=1) for parameter in wrapped.parameters()]
-            return torch.cat(rows, dim=1).double()
+            return torch.cat(rows, dim=1)
         finally:
             wrapped.to_standard_module()
-            for parameter in parameters:
-                parameter.grad = None
 
 
 def _by_customer(per_row: torch.Tensor, customers: torch.Tensor) -> torch.Tensor:

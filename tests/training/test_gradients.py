@@ -204,12 +204,15 @@ def test_no_row_decides_whether_there_is_an_answer(weights: torch.Tensor | None,
     rows = Batch(features=features, targets=torch.ones(3, 1), weights=weights, customers=customers)
     plain, marked = rows.taken(slice(2)), rows.taken(slice(2, None))
     with torch.no_grad():
-        assert network(marked.features).isnan().all()
+        assert network(marked.features).isnan().all()  # in float32; the gradients are float64, which holds them
         assert network(plain.features).isfinite().all()
     without = clipped_gradient_sum(network, plain, clip_norm=1.0)
     whole = clipped_gradient_sum(network, rows, clip_norm=1.0)
     assert np.linalg.norm(without) > 0.2
-    np.testing.assert_array_equal(whole, without)
+    assert 0.2 < np.linalg.norm(whole - without) <= 1.0 + 1e-9
+    marked.features[0, 0] = np.inf
+    with_infinite = replace(rows, features=torch.cat([plain.features, marked.features]))
+    np.testing.assert_array_equal(clipped_gradient_sum(network, with_infinite, clip_norm=1.0), without)
     with pytest.raises(ProtocolError, match="the gradient sum is not finite"):
         clipped_gradient_sum(network, marked, clip_norm=np.inf)  # baselines protect nobody
 

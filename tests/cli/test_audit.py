@@ -1,0 +1,95 @@
+"""An auditor's commands: exit codes, one finding a line, and nothing heavy loaded."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedmarket.ledger.bundle import read_bundle, write_bundle
+
+MADE = runpy.run_path(str(Path(__file__).parents[1] / "ledger" / "bundles.py"))
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    write_bundle(MADE["whole"]().bundle(), tmp_path / "bundle.zip")
+    return tmp_path / "bundle.zip"
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A bundle in which one entry of one party is another."""
+    write_bundle(MADE["whole"]().bundle(), tmp_path / "broken")
+    path = tmp_path / "broken" / "ledger-1.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    lines[3], lines[4] = lines[4], lines[3]
+    path.write_bytes(b"\n".join(lines))
+    return tmp_path / "broken"
+
+
+def test_a_bundle_that_holds_ends_with_zero(fedmarket, bundle, tmp_path):
+    (tmp_path / "roster.toml").write_text(MADE["whole"]().roster.to_toml(), encoding="utf-8")
+    key = read_bundle(bundle).manifest.log_key
+    ran = fedmarket("verify", bundle, "--roster", tmp_path / "roster.toml", "--log-key", key)
+    assert ran.code == 0
+    assert "integrity: holds\ncompleteness: holds\npromise: holds\nAlpha Bank: epsilon 1.1705 of a cap of 4" in ran.out
+    assert "--roster" not in ran.out
+
+
+def test_a_bundle_that_does_not_hold_ends_with_one_and_a_finding_a_line(fedmarket, broken):
+    ran = fedmarket("verify", broken)
+    assert ran.code == 1
+    said = "integrity: ledger-1.jsonl, party Beta Insurance, entry 3: entry: expected one that follows"
+    assert ran.out.startswith(said)
+    assert "integrity: BROKEN" in ran.out
+
+
+def test_what_is_no_bundle_is_one_line_and_one(fedmarket, tmp_path):
+    (tmp_path / "bundle.zip").write_bytes(b"nothing")
+    ran = fedmarket("verify", tmp_path / "bundle.zip")
+    assert (ran.code, ran.error.count("\n")) == (1, 0)
+    assert "neither a folder nor a zip" in ran.error
+
+
+@pytest.mark.parametrize("name", ["bundle", "broken"])
+def test_the_verdict_as_json_is_one_document(fedmarket, name, request):
+    ran = fedmarket("verify", request.getfixturevalue(name), "--json")
+    document = json.loads(ran.out)
+    assert document["format"] == "fedmarket-verdict/1"
+    assert document["good"] is (ran.code == 0) is (name == "bundle")
+
+
+def test_another_log_key_is_found(fedmarket, bundle):
+    ran = fedmarket("verify", bundle, "--log-key", "ledger.example/market+00000000+AAAA")
+    assert ran.code == 1
+    assert "log_key, by your copy" in ran.out
+
+
+@pytest.mark.parametrize("name", ["bundle", "broken"])
+def test_the_page_is_written_whether_it_holds_or_not(fedmarket, name, request, tmp_path):
+    fedmarket("verify", request.getfixturevalue(name), "--html", tmp_path / "audit.html")
+    assert "Audit of a privacy ledger" in (tmp_path / "audit.html").read_text(encoding="utf-8")
+
+
+def test_a_record_is_exported_of_what_holds_only(fedmarket, bundle, broken, tmp_path):
+    assert fedmarket("export", bundle, "--registry", tmp_path / "record.json").code == 0
+    assert len(json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))["records"]) == 1
+    ran = fedmarket("export", broken, "--registry", tmp_path / "none.json")
+    assert ran.code == 1
+    assert "expected a bundle that holds" in ran.error
+    assert not (tmp_path / "none.json").exists()
+
+
+def test_an_auditors_commands_load_neither_torch_nor_flower(bundle, tmp_path):
+    script = (
+        "import sys\nfrom fedmarket.cli.main import app\n"
+        f"app(['verify', {str(bundle)!r}, '--html', {str(tmp_path / 'a.html')!r}], standalone_mode=False)\n"
+        f"app(['export', {str(bundle)!r}, '--registry', {str(tmp_path / 'a.json')!r}], standalone_mode=False)\n"
+        "print([name for name in ('torch', 'flwr', 'opacus', 'sklearn', 'polars') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert ran.stdout.rstrip().endswith("[]")
+    assert (tmp_path / "a.json").exists()

@@ -1,0 +1,221 @@
+"""What a verdict says: two bundles that hold, and one for each thing that can be wrong, under its own heading."""
+
+import runpy
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from fedmarket.ledger import spending, statements
+from fedmarket.ledger.bundle import Bundle
+from fedmarket.ledger.replay import State, take
+from fedmarket.ledger.spending import Meter, epsilon_of
+from fedmarket.ledger.verify import verify
+
+MADE = runpy.run_path(str(Path(__file__).with_name("bundles.py")))
+RUN, plan_of, whole = MADE["RUN"], MADE["plan_of"], MADE["whole"]
+
+
+@pytest.fixture(scope="module")
+def market():
+    return whole()
+
+
+def changed(kind, at=(1,), **statement):
+    """Return a change of the first statement of ``kind`` at some parties."""
+    done = Counter()
+
+    def change(place, _, said):
+        if said["kind"] != kind or place not in at or done[place]:
+            return said
+        done[place] += 1
+        return said | statement
+
+    return change
+
+
+def found(bundle, **known):
+    return [str(finding) for finding in verify(bundle, **known).findings]
+
+
+@pytest.mark.parametrize("kind", ["own", "shared", "sampled"])
+def test_a_valid_bundle_holds(kind):
+    verdict = verify(whole(plan=plan_of(kind=kind)).bundle())
+    assert (verdict.findings, verdict.integrity, verdict.completeness, verdict.good) == ((), True, True, True)
+
+
+@pytest.mark.parametrize("kind", ["own", "shared", "sampled"])
+def test_what_is_recomputed_is_what_the_party_itself_finds(kind):
+    made = whole(plan=plan_of(kind=kind))
+    for party, account in zip(made.parties, verify(made.bundle()).parties, strict=True):
+        assert account.epsilon == pytest.approx(party.state.spent().epsilon, abs=1e-9)
+        assert account.points[-1].epsilon == pytest.approx(account.epsilon, abs=1e-6)
+
+
+def test_bookkeeping_over_data_sets_and_void_rounds_is_that_of_the_replay():
+    made = MADE["Market"]().opened().joined()
+    party, figures = made.parties[0], [{"accountant": "pld", "version": "0", "epsilon": "0.5"}]
+    for number, left in enumerate((False, True)):
+        party.say("reserved", run=RUN, round=number, phase="centre", count=1, model_hash="0" * 64, figures=figures,
+                  cap="4.0")  # fmt: skip
+        party.say("voided", run=RUN, round=number, left=left, reason="too few")
+    party.say("reserved", run=RUN, round=2, phase="evaluate", count=1, model_hash="0" * 64, figures=figures, cap="4.0")
+    party.say("data-replaced", old=party.state.data_set, new="9" * 64, overlap=True, reason="another year")
+    party.say("data-replaced", old="9" * 64, new="8" * 64, overlap=False, reason="another market")
+    state, meter = State(), Meter()
+    for envelope in party.envelopes:
+        meter.take(take(state, envelope).statement, state)
+        for data_set in state.lineage:
+            groups = meter.groups(data_set, state)
+            known = state.spent(data_set=data_set).epsilon
+            assert epsilon_of(groups, delta=1e-5, adjacency="add-or-remove-one").epsilon == pytest.approx(known)
+    assert meter.given_back == 1
+
+
+def test_a_ledger_that_is_cut_is_intact_and_not_complete(market):
+    bundle = market.bundle()
+    ledgers = (bundle.ledgers[0][:-1], *bundle.ledgers[1:])
+    verdict = verify(Bundle(manifest=bundle.manifest, ledgers=ledgers, log=bundle.log, checkpoints=bundle.checkpoints))
+    assert (verdict.integrity, verdict.completeness) == (True, False)
+    assert "the ledger ends before it" in str(verdict.findings[0])
+
+
+def test_a_missing_party_is_named(market):
+    bundle = market.bundle()
+    ledgers = ((), *bundle.ledgers[1:])
+    verdict = verify(Bundle(manifest=bundle.manifest, ledgers=ledgers, log=bundle.log, checkpoints=bundle.checkpoints))
+    assert not verdict.completeness
+    assert "ledger-0.jsonl, party Alpha Bank: ledger: expected" in str(verdict.findings[0])
+
+
+def test_what_was_not_read_to_its_end_is_said_to_be_too_low(market):
+    bundle = market.bundle()
+    ledgers = ((*bundle.ledgers[0][:4], b"{}", *bundle.ledgers[0][5:]), (), *bundle.ledgers[2:])
+    verdict = verify(Bundle(manifest=bundle.manifest, ledgers=ledgers, log=bundle.log, checkpoints=bundle.checkpoints))
+    assert verdict.unread == ("Alpha Bank", "Beta Insurance")
+    assert not verdict.holds("promise")
+    assert "this is too low" in verdict.overlap.words
+
+
+def test_a_reservation_without_outcome_is_not_complete():
+    made = MADE["Market"]().opened().joined()
+    made.reserved(RUN, 0, "centre")
+    verdict = verify(made.logged().bundle())
+    assert verdict.integrity
+    assert len(verdict.findings) == 4
+    assert "entry 2, run 111111111111, round 0: outcome of a reservation" in str(verdict.findings[0])
+
+
+def test_seeded_noise_is_flagged_as_not_private():
+    verdict = verify(whole(plan=plan_of(generator="seeded-for-tests")).bundle())
+    assert (verdict.integrity, verdict.completeness, verdict.good) == (True, True, False)
+    assert all("NOT PRIVATE" in str(finding) for finding in verdict.findings)
+    assert not verdict.runs[0].private
+
+
+def test_a_passed_cap_is_found_by_the_auditors_own_epsilon():
+    verdict = verify(whole(cap="1.0").bundle())
+    assert verdict.integrity
+    assert "epsilon beyond the cap: expected at most 1.0, found 1.170" in str(verdict.findings[0])
+
+
+@pytest.mark.parametrize("wrong", ["0.726747", "0.0", "9.0"])
+def test_an_announced_epsilon_that_is_not_the_recomputed_one_is_found(wrong):
+    said = [{"accountant": name, "version": "1", "epsilon": wrong} for name in ("pld", "exact")]
+    report = found(whole(change=changed("reserved", figures=said)).bundle())
+    assert len(report) == 2
+    assert report[0].startswith("integrity: ledger-1.jsonl, party Beta Insurance, entry 2, run 111111111111, round 0: ")
+
+
+@pytest.mark.parametrize("key", ["terms_hash", "contract_hash"])
+def test_a_party_that_joined_something_else_is_named(key):
+    (line,) = found(whole(change=changed("joined", **{key: "0" * 64})).bundle())
+    assert f"party Beta Insurance, entry 1, run 111111111111: {key}: expected the same" in line
+
+
+def test_another_roster_is_found():
+    report = found(whole(change=changed("joined", roster_hash="0" * 64)).bundle())
+    assert any("roster_hash: expected" in line and "entry 1" in line for line in report)
+
+
+def test_too_few_cosignatures_are_found():
+    report = found(whole(cosigners=2).bundle())
+    assert all("cosignatures of parties: expected at least 3 of 4, found 2" in line for line in report)
+    assert found(whole(cosigners=3).bundle()) == []
+
+
+def test_keys_of_the_bundle_are_held_against_ones_own(market):
+    bundle = market.bundle()
+    assert found(bundle, roster_hash=bundle.manifest.roster_hash, log_key=bundle.manifest.log_key) == []
+    assert "by your copy" in found(bundle, roster_hash="0" * 64)[0]
+    assert "by your copy" in found(bundle, log_key="another+1+x")[0]
+    asked = verify(bundle).questions
+    assert sum("(--roster)" in line or "(--log-key)" in line for line in asked) == 2
+
+
+def test_a_rotated_key_signs_and_cosigns_from_then_on():
+    made = MADE["Market"]().opened().joined()
+    new = MADE["identity_of"]("new key")
+    made.parties[0].say("rotated", public_key=new.public_hex, reason="a new machine")
+    made.parties[0].signer = new
+    verdict = verify(made.logged().bundle())
+    assert verdict.good
+    assert verdict.parties[0].changes[0].kind == "rotated"
+
+
+def test_sampling_has_both_readings():
+    (account, *_) = verify(whole(plan=plan_of(kind="sampled")).bundle()).parties
+    assert account.data[0].unsampled > account.data[0].epsilon
+    assert verify(whole().bundle()).parties[0].data[0].unsampled is None
+
+
+def test_without_the_second_accountant_the_first_is_compared_and_the_reader_told(monkeypatch):
+    bundle = whole(plan=plan_of(kind="sampled")).bundle()
+    spending._spent.cache_clear()
+    for module in (spending, statements):
+        monkeypatch.setattr(module, "second_accountant", lambda: False)
+    verdict = verify(bundle)
+    spending._spent.cache_clear()
+    assert verdict.good
+    assert any("Opacus is not installed" in line for line in verdict.questions)
+
+
+def test_each_observer_has_an_epsilon_by_the_shares_it_misses():
+    plan = plan_of(kind="shared")
+    (run,) = verify(whole(plan=plan).bundle()).runs
+    missed = {"public": 3, "server": 3, "party": 2, "coalition": 2, "bare": 1}
+    assert {name: epsilon for name, _, epsilon in run.observers} == {
+        name: plan.epsilon_against(shares) for name, shares in missed.items()
+    }
+
+
+def test_a_customer_of_all_parties_spends_the_sum(market):
+    verdict = verify(market.bundle())
+    assert verdict.overlap.epsilon == pytest.approx(sum(party.epsilon for party in verdict.parties))
+    assert verdict.overlap.delta == pytest.approx(4e-5)
+    assert verify(whole(plan=plan_of(kind="shared")).bundle()).overlap.delta > 4e-5
+
+
+@pytest.mark.parametrize(("noise", "rate"), [("1e-05", "1.0"), ("0.01", "0.5")])
+def test_what_no_accountant_can_finish_is_refused_at_once(noise, rate):
+    sampling = "all-rows" if rate == "1.0" else "poisson"
+
+    def change(_place, _number, said):
+        if said["kind"] != "joined":
+            return said
+        mechanisms = [each | {"noise_multiplier": noise, "sample_rate": rate, "sampling": sampling, "releases": 10**9}
+                      for each in said["plan"]["mechanisms"]]  # fmt: skip
+        return said | {"plan": said["plan"] | {"mechanisms": mechanisms}}
+
+    made = MADE["Market"](change=change).opened().joined()
+    for party in made.parties:
+        party.say("reserved", run=RUN, round=0, phase="update", count=10**8, model_hash="0" * 64, cap="4.0",
+                  figures=[{"accountant": "pld", "version": "0", "epsilon": "0.5"}])  # fmt: skip
+    report = found(made.logged().bundle())
+    assert any("expected one that can be accounted" in line for line in report)
+
+
+def test_a_verdict_is_one_document(market):
+    document = verify(market.bundle()).to_document()
+    assert document["verdicts"] == {"integrity": True, "completeness": True, "promise": True}
+    assert document["good"]
