@@ -20,6 +20,7 @@ from fedmarket.ledger.replay import State, events_of
 from fedmarket.privacy.accountant import Event, Spent, exact_epsilon, one_accountant, spent, under
 from fedmarket.privacy.distributed import reduced_delta
 from fedmarket.privacy.mechanism import Mechanism
+from fedmarket.privacy.observers import observers
 from fedmarket.privacy.plan import HELD_OUT, PrivacyPlan
 
 Counts = Counter[Mechanism]
@@ -29,14 +30,6 @@ LARGEST_MU = 30.0
 
 LEAST_NOISE = 0.2
 """Noise multiplier below which a sampled mechanism is not accounted, for the same reason."""
-
-OBSERVERS = {
-    "public": "whoever has the released model",
-    "server": "the server, which sees the sum of each round",
-    "party": "another party, which knows its own share of the noise",
-    "coalition": "the server with the assumed number of colluding parties",
-    "bare": "whoever would see one party's updates unmasked",
-}
 
 
 def second_accountant() -> bool:
@@ -174,12 +167,8 @@ def observers_of(plan: Plan, *, masked: bool) -> tuple[tuple[str, str, float], .
     As :meth:`fedmarket.privacy.plan.PrivacyPlan.epsilon_against`: by the shares of noise that each cannot know. Where
     updates are not ``masked``, the server sees each party's own.
     """
-    least = plan.minimum_survivors
-    missed = {"public": least, "server": least, "party": least - 1}
-    missed |= {"coalition": least - plan.assumed_colluders, "bare": 1}
-    if not masked:
-        missed |= {"server": 1, "coalition": 1}
-    return tuple((name, OBSERVERS[name], _against(plan, shares)) for name, shares in missed.items())
+    looking = observers(minimum_survivors=plan.minimum_survivors, colluders=plan.assumed_colluders, masked=masked)
+    return tuple((observer.name, observer.words, _against(plan, observer.missed)) for observer in looking)
 
 
 def _against(plan: Plan, shares: int) -> float:

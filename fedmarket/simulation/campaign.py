@@ -15,7 +15,7 @@ from fedmarket.evaluation.targeting import Expectation, policies
 from fedmarket.evaluation.value import deciles, value_gains
 from fedmarket.models.prediction import Prediction
 from fedmarket.privacy.histogram import SegmentSums
-from fedmarket.simulation.measures import Metrics, there
+from fedmarket.simulation.measures import Metrics, prices_of, there
 from fedmarket.simulation.predictions import PAST_SPEND
 from fedmarket.simulation.seed import JOINT, SeedResult
 
@@ -25,13 +25,9 @@ Document = dict[str, Any]
 def response_curves(seed: SeedResult, *, best: str, evaluation: EvaluationSection) -> Document:
     """Return curves of one seed: a mean over seeds would show no campaign that anyone could run."""
     labels = there(seed.labels)
-    named = {
-        "pooled_best": seed.predictions[best],
-        "pooled": seed.predictions["pooled"],
-        JOINT: seed.predictions[JOINT],
-    }
-    scores = {arm: there(prediction.response) for arm, prediction in named.items()}
-    prices = {"contact_cost": evaluation.contact_cost or 1.0, "response_margin": evaluation.response_margin or 1.0}
+    named = {"pooled_best": best, "pooled": "pooled", JOINT: JOINT}
+    scores = {arm: there(seed.predictions[name].response) for arm, name in named.items()}
+    prices = prices_of(evaluation, "contact_cost", "response_margin")
     return {
         "roc": {arm: curves.roc(labels, score) for arm, score in scores.items()},
         "gains": {arm: curves.gains(labels, score) for arm, score in scores.items()},
@@ -99,7 +95,8 @@ def targeting(seed: SeedResult, *, evaluation: EvaluationSection) -> Document | 
     truth = None
     if seed.truth is not None and seed.expected_value is not None:
         truth = Expectation(response=seed.truth, value=seed.expected_value)
-    prices = {"margin": evaluation.value_margin or 1.0, "contact_cost": evaluation.contact_cost or 1.0}
+    agreed = prices_of(evaluation, "value_margin", "contact_cost")
+    prices = {"margin": agreed["value_margin"], "contact_cost": agreed["contact_cost"]}
     outcome = truth or Expectation(response=seed.labels, value=seed.spent)
     found = policies(
         outcome,

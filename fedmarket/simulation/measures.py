@@ -46,9 +46,7 @@ class ResponseMeasure:
     metric = "auc"
 
     def __init__(self, evaluation: EvaluationSection) -> None:
-        if evaluation.contact_cost is None or evaluation.response_margin is None:
-            raise ConfigError("evaluation: a contract with a label needs contact_cost and response_margin")
-        self.prices = {"contact_cost": evaluation.contact_cost, "response_margin": evaluation.response_margin}
+        self.prices = prices_of(evaluation, "contact_cost", "response_margin")
         self._replicates = evaluation.bootstrap_replicates
 
     def metrics(self, seed: SeedResult, prediction: Prediction) -> Metrics:
@@ -120,9 +118,22 @@ def measures_of(config: ExperimentConfig, contract: Contract) -> tuple[Measure, 
         measures.append(ResponseMeasure(config.evaluation))
     if contract.value is not None:
         measures.append(ValueMeasure(config.evaluation))
-    if len(measures) == 2 and (config.evaluation.value_margin is None or config.evaluation.past_spend is None):
-        raise ConfigError("evaluation: a contract with label and value needs value_margin and past_spend")
+    if len(measures) == 2:
+        prices_of(config.evaluation, "value_margin")
+        if config.evaluation.past_spend is None:
+            raise ConfigError("evaluation.past_spend: missing, but the contract has label and value")
     return tuple(measures)
+
+
+def prices_of(evaluation: EvaluationSection, *names: str) -> dict[str, float]:
+    """Return the named prices of a campaign.
+
+    Raises:
+        ConfigError: if one is missing: what a campaign earns is never made up.
+    """
+    if missing := [name for name in names if getattr(evaluation, name) is None]:
+        raise ConfigError(f"evaluation.{missing[0]}: missing, but the contract has a label")
+    return {name: getattr(evaluation, name) for name in names}
 
 
 def there(values: AnyArray | None) -> FloatArray:

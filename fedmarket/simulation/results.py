@@ -11,6 +11,7 @@ from fedmarket import __version__
 from fedmarket.config import ExperimentConfig
 from fedmarket.contract.schema import Contract
 from fedmarket.experiment.arms import arm_named, layout_for, terms_of
+from fedmarket.privacy.observers import observers
 from fedmarket.privacy.plan import PrivacyPlan
 from fedmarket.simulation.campaign import (
     lines_of,
@@ -32,7 +33,6 @@ from fedmarket.simulation.statements import (
     MECHANISM_WORDS,
     NOISE_ASSUMPTIONS,
     NOT_PROTECTED,
-    OBSERVERS,
 )
 from fedmarket.simulation.table import Table
 
@@ -199,14 +199,14 @@ def _plan(config: ExperimentConfig, plan: PrivacyPlan) -> dict[str, Any]:
 
 def _observers(config: ExperimentConfig, plan: PrivacyPlan) -> list[dict[str, Any]]:
     """Return the epsilon of a whole run against each observer, by the shares of noise that each cannot know."""
-    least = config.federation.minimum_survivors
-    missed = {"public": least, "server": least, "party": least - 1}
-    missed |= {"coalition": least - config.privacy.colluders, "bare": 1}
-    if config.aggregation.secagg == "ideal":
-        missed |= {"server": 1, "coalition": 1}
+    looking = observers(
+        minimum_survivors=config.federation.minimum_survivors,
+        colluders=config.privacy.colluders,
+        masked=config.aggregation.secagg == "secure",
+    )
     return [
-        {"name": name, "words": OBSERVERS[name], "epsilon": plan.epsilon_against(shares)}
-        for name, shares in missed.items()
+        {"name": observer.name, "words": observer.words, "epsilon": plan.epsilon_against(observer.missed)}
+        for observer in looking
     ]
 
 

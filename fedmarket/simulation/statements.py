@@ -43,14 +43,6 @@ NOISE_ASSUMPTIONS = {
     "their noise or tell it.",
 }
 
-OBSERVERS = {
-    "public": "whoever has the released model",
-    "server": "the server, which sees the sum of each round",
-    "party": "another party, which knows its own share of the noise",
-    "coalition": "the server with the assumed number of colluding parties",
-    "bare": "whoever would see one party's updates unmasked",
-}
-
 AGGREGATION_ASSUMPTIONS = {
     "secure": "The server colludes with fewer than a third of the parties: then it sees the sum of a round and nothing "
     "of one party's update. In this simulation one machine held every party's key.",
