@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fedmarket.data.tables import parse_csv, parse_long_csv, read_table
+from fedmarket.data.tables import parse_csv, parse_long_csv, parse_spaced, read_table
 from fedmarket.errors import TableError
 
 
@@ -136,3 +136,16 @@ def test_a_fault_that_the_fast_reader_sees_is_told_without_a_cell(content: bytes
     with pytest.raises(TableError, match=r"^x: not a csv table$") as caught:
         parse_long_csv(content, source="x")
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "the file is empty"),
+        (b"1 2\n1 2 3\n", r"expected 2 fields in each row, but 1 rows differ \(the first is row 2\)"),
+        (b"\xff 1", "expected UTF-8 text, but byte 0 is not"),
+    ],
+)
+def test_a_spaced_document_with_a_fault_is_refused(content: bytes, said: str):
+    with pytest.raises(TableError, match=f"^master: {said}"):
+        parse_spaced(content, columns=("a", "b"), source="master")

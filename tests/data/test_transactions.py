@@ -2,9 +2,9 @@
 
 import math
 import random
+import runpy
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
-from itertools import pairwise
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from fedmarket.contract.layout import layout_of
 from fedmarket.contract.schema import Contract
 from fedmarket.contract.transactions import TARGETS, TransactionTerms, columns_of, value_of
 from fedmarket.data.encode import encode
-from fedmarket.data.tables import parse_spaced
 from fedmarket.data.transactions import customers_of, customers_with_counts
 from fedmarket.errors import ContractViolation, TableError
+
+slow_customers = runpy.run_path(str(Path(__file__).with_name("slow_customers.py")))["slow_customers"]
 
 SECRET = "987654321.5"
 BASE: dict[str, Any] = {
@@ -76,89 +77,6 @@ def line(
 def row_of(lines: Sequence[Line], *parts: dict[str, Any], customer: str = "a", **changed: Any) -> dict[str, Any]:
     rows = customers_of(table_of(lines), terms(*parts, **changed)).to_dicts()
     return next(row for row in rows if row["id"] == customer)
-
-
-# The reference: one customer at a time, a stack of purchases for cancellations.
-
-
-def slow_customers(lines: Sequence[Line], made: TransactionTerms) -> list[dict[str, Any]]:
-    mine: dict[str, list[Line]] = {}
-    for one in lines:
-        if one[0] or made.without_customer == "refuse":
-            mine.setdefault(one[0], []).append(one)
-    rows = [slow_row(name, mine[name], made) for name in sorted(mine)]
-    return [row for row in rows if row is not None]
-
-
-def slow_row(name: str, lines: Sequence[Line], made: TransactionTerms) -> dict[str, Any] | None:
-    kept = slow_purchases(lines, made, made.start, made.cut)[-made.max_transactions :]
-    later = slow_purchases(lines, made, made.cut, made.end)
-    if not kept:
-        return None
-    amounts = [min(left, made.max_amount) for _, left, _ in kept]
-    days = sorted({when.date() for when, _, _ in kept})
-    gaps = [(b - a).days for a, b in pairwise(days)]
-    final = made.cut - timedelta(days=1)
-    total, future = sum(amounts), min(sum(left for _, left, _ in later), made.max_value)
-    row: dict[str, Any] = {
-        "id": name,
-        "transactions": len(kept),
-        "frequency": len(days) - 1,
-        "recency_days": (days[-1] - days[0]).days,
-        "tenure_days": (final - days[0]).days,
-        "days_since_last": (final - days[-1]).days,
-        "total_spend": total,
-        "average_spend": total / len(kept),
-        "last_spend": amounts[-1],
-        "gap_mean_days": float(np.mean(gaps)) if gaps else None,
-        "gap_min_days": min(gaps) if gaps else None,
-        "gap_max_days": max(gaps) if gaps else None,
-        "gap_std_days": float(np.std(gaps)) if gaps else None,
-    }
-    for quarter in (1, 2, 3, 4) if made.seasonality == "quarter" else ():
-        spent = sum(paid for (when, _, _), paid in zip(kept, amounts, strict=True) if (when.month + 2) // 3 == quarter)
-        row[f"spend_share_q{quarter}"] = spent / total if total else None
-    for word in ("book", "disc", "(other)") if made.category else ():
-        row[f"kind:{word}"] = sum(word in words for _, _, words in kept)
-    return row | {"future_spend": future, "bought_again": future > 0}
-
-
-def slow_purchases(
-    lines: Sequence[Line], made: TransactionTerms, start: date, stop: date
-) -> list[tuple[datetime, float, set[str]]]:
-    """Time, what is left of the amount, and categories, in the order of the rules."""
-    events: dict[Any, list[tuple[datetime, float, str]]] = {}
-    for number, (_, time, price, items, order, kind) in enumerate(lines):
-        when = datetime.fromisoformat(time)
-        if start <= when.date() < stop:
-            cancelled = is_cancelled(price, items, order, made)
-            value = abs(float(price) * (int(items) if made.amount_is == "unit-price" else 1))
-            word = kind if kind in ("book", "disc") else "(other)"
-            events.setdefault((cancelled, order if made.order else number), []).append((when, value, word))
-    listed = []
-    for (cancelled, _), parts in events.items():
-        words = {word for _, _, word in parts}
-        bits = sum(1 << ("book", "disc", "(other)").index(word) for word in words) if made.category else 0
-        value = round(sum(value for _, value, _ in parts), 4)
-        listed.append((min(when for when, _, _ in parts), cancelled, value, bits, words))
-    stack: list[list[Any]] = []
-    for when, cancelled, value, _, words in sorted(listed, key=lambda event: event[:4]):
-        if not cancelled:
-            stack.append([when, value, words, value])
-        elif made.cancellations is not None and made.cancellations.treatment == "net":
-            owed = value
-            for purchase in reversed(stack):
-                taken = min(owed, purchase[1])
-                purchase[1], owed = round(purchase[1] - taken, 4), round(owed - taken, 4)
-    return [(when, left, words) for when, left, words, first in stack if left > 0 or first == 0]
-
-
-def is_cancelled(price: str, items: str, order: str, made: TransactionTerms) -> bool:
-    if made.cancellations is None:
-        return False
-    if made.cancellations.kind == "prefix":
-        return order.startswith(made.cancellations.prefix)
-    return float(price) < 0 or (made.quantity is not None and int(items) < 0)
 
 
 def assert_same(found: pl.DataFrame, expected: list[dict[str, Any]]) -> None:
@@ -507,16 +425,3 @@ def test_customers_keep_the_contract_of_their_columns_and_are_encoded():
     first_time = customers_of(table_of([line("a"), line("b")]), made)
     assert first_time["gap_mean_days"].null_count() == 2
     assert check_table(first_time, contract, source="nobody came back yet").buyers == 0
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "the file is empty"),
-        (b"1 2\n1 2 3\n", r"expected 2 fields in each row, but 1 rows differ \(the first is row 2\)"),
-        (b"\xff 1", "expected UTF-8 text, but byte 0 is not"),
-    ],
-)
-def test_a_spaced_document_with_a_fault_is_refused(content: bytes, said: str):
-    with pytest.raises(TableError, match=f"^master: {said}"):
-        parse_spaced(content, columns=("a", "b"), source="master")
