@@ -2,7 +2,8 @@
 
 A reviewer can read all of it here: a node says who it is (``query.join``), and it releases one noisy integer sum a
 round. Where sums are in the open that is ``train.sum``. Under secure aggregation it is ``train.mask``, with keys and
-shares before it and one share for each party after it. Clip, noise, budget and keys are the party's own; see
+shares before it and one share for each party after it. At the end it hands over its ledger's last entries and cosigns
+the server's log (``query.close``). Clip, noise, budget, ledger and keys are the party's own; see
 ``fedmarket/federation/party.py``.
 """
 
@@ -54,3 +55,9 @@ def consent(message: Message, context: Context) -> Message:
 def unmask(message: Message, context: Context) -> Message:
     """Give one share for each party: of the mask that hides it alone, or, of one that was lost, of its pair masks."""
     return client.answer(message, context)
+
+
+@app.query("close")
+def close(message: Message, context: Context) -> Message:
+    """Give the ledger's last entries, and then cosign the log that has them all."""
+    return client.close(message, context)

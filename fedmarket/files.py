@@ -27,8 +27,10 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def appearing(path: Path) -> Iterator[Path]:
+def appearing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
     """Give a temporary file beside ``path`` that becomes ``path`` by rename when the block succeeds.
+
+    Until then only its owner may read it; then who ``mode`` says.
 
     Raises:
         UsageError: if the file cannot be written there.
@@ -39,7 +41,7 @@ def appearing(path: Path) -> Iterator[Path]:
     try:
         with _temporary_beside(path) as temporary:
             yield temporary
-            temporary.chmod(0o644)
+            temporary.chmod(mode)
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
             temporary.replace(path)

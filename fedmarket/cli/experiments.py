@@ -28,7 +28,8 @@ def simulate(
     """Run every arm of an experiment and write its report.
 
     Trains the model federated with privacy, and every baseline beside it, through the same two Flower apps in this
-    process. Writes [bold]results.json[/], [bold]report.html[/] and [bold]model.safetensors[/].
+    process. Writes [bold]results.json[/], [bold]report.html[/], [bold]model.safetensors[/], and in [bold]bundle.zip[/]
+    the privacy ledgers of its run, for [bold]fedmarket verify[/].
 
     [bold]Examples[/]
 
@@ -38,13 +39,19 @@ def simulate(
     """
     from fedmarket.config import load_config
     from fedmarket.report.summary import print_summary
+    from fedmarket.simulation.results import BUNDLE
     from fedmarket.simulation.run import simulate as run
 
     changes = [*(set_ or ()), *([f"output={json.dumps(str(output.resolve()))}"] if output else ())]
     with _progress(load_config(config, changes=tuple(changes))) as on_progress:
         simulation = run(config, changes=tuple(changes), on_progress=on_progress)
     print_summary(simulation.results, out)
-    for name in ("report.html", "results.json", "model.safetensors"):
+    for name in (
+        "report.html",
+        "results.json",
+        "model.safetensors",
+        *([BUNDLE] if simulation.results["ledger"] else []),
+    ):
         out.print(f"  {shown(simulation.folder / name)}", soft_wrap=True)
     if open_:
         open_page(simulation.folder / "report.html")

@@ -68,7 +68,9 @@ def roster_rehearse(
     """Make fresh keys and a roster for the simulated parties of an experiment.
 
     One machine then holds every party's key, which is good for a simulation under Flower's own runtime and for nothing
-    else. [bold]fedmarket simulate[/] does not need it: it makes keys of its own for each run.
+    else. The parties' and the server's ledgers come to lie beside the keys, and the cap is the experiment's epsilon: a
+    second run with the same folder is refused. [bold]fedmarket simulate[/] does not need it: it makes keys of its own
+    for each run.
 
     [bold]Example[/]
 
@@ -76,9 +78,10 @@ def roster_rehearse(
     """
     from fedmarket.config import load_config
     from fedmarket.experiment.market import MarketKey, open_market
-    from fedmarket.federation.seat import rehearsal_roster
+    from fedmarket.federation.rehearsal import rehearse
 
     settings = load_config(config)
     names = open_market(MarketKey(config=config, changes=(), seed=settings.seeds[0])).names
-    path = rehearsal_roster(folder, names, minimum_survivors=settings.federation.minimum_survivors)
+    masked = settings.aggregation.secagg == "secure"
+    path = rehearse(folder, names, minimum_survivors=settings.federation.minimum_survivors if masked else None)
     out.print(f"{len(names)} simulated parties: {shown(path)}", soft_wrap=True)

@@ -1,7 +1,8 @@
 """All commands, and how each ends. Heavy libraries load only when a command needs them.
 
 One module for each kind of user: ``experiments`` for researchers, ``tables`` for whoever holds customers,
-``identities`` for those who take part, ``audit`` for those who check what was said.
+``identities`` for those who take part, ``budget`` for whoever keeps a party's ledger, ``audit`` for those who check
+what was said.
 """
 
 import sys
@@ -11,6 +12,7 @@ import click
 import typer
 
 from fedmarket.cli.audit import export, verify
+from fedmarket.cli.budget import budget_app, ledger_app
 from fedmarket.cli.console import INTERRUPTED, fail, out
 from fedmarket.cli.experiments import frontier, pretrain, simulate
 from fedmarket.cli.identities import keys_app, roster_app
@@ -29,6 +31,8 @@ for command in (simulate, frontier, pretrain, check, predict, verify, export):
     app.command()(command)
 app.add_typer(keys_app, name="keys")
 app.add_typer(roster_app, name="roster")
+app.add_typer(budget_app, name="budget")
+app.add_typer(ledger_app, name="ledger")
 
 
 def main() -> None:

@@ -47,6 +47,11 @@ class Arm:
     rounded: bool = False
     noisy: bool = False
 
+    @property
+    def recorded(self) -> bool:
+        """Whether parties keep ledgers of it: it is the run that companies would really make, and no baseline."""
+        return self.noisy and self.holders == "parties"
+
 
 ARMS = (
     Arm(name="pooled", description="all rows in one place, no privacy", holders="pooled", schedule="baseline_training"),
@@ -170,7 +175,7 @@ def terms_of(arm: Arm, config: ExperimentConfig, contract: Contract, *, seed: in
         ),
         plan=plan,
         modulus_bits=modulus_bits,
-        secagg=config.aggregation.secagg if arm.noisy and arm.holders == "parties" else "ideal",
+        secagg=config.aggregation.secagg if arm.recorded else "ideal",
         max_parties=parties,
         max_party_rows=rows,
         minimum_survivors=least,

@@ -16,8 +16,10 @@ from fedmarket.data.population import Deal, Population, deal, load_population
 from fedmarket.errors import ConfigError
 from fedmarket.experiment.arms import Arm, layout_for, terms_of
 from fedmarket.federation.party import Party
+from fedmarket.federation.rehearsal import need_rehearsable
 from fedmarket.federation.rows import Rows
-from fedmarket.federation.seat import Seat, need_seats_for
+from fedmarket.federation.seat import Seat
+from fedmarket.files import sha256_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,15 @@ class Market:
             test_seed=self.seed,
         )
 
+    def row_hashes(self, name: str) -> tuple[str, str]:
+        """Return what a party's ledger commits to: hashes of its training rows and of its test rows.
+
+        Each is SHA-256 of the contract's columns of these rows as CSV, in their order.
+        """
+        table = self.population.table
+        train, test = (table[dealt[name]].write_csv().encode() for dealt in (self.deal.train, self.deal.test))
+        return sha256_of(train), sha256_of(test)
+
     def _held_out(self, members: tuple[str, ...]) -> dict[str, RowNumbers]:
         """Return the test rows of ``members``, without customers whom another of them trains on."""
         customers = self.population.customers
@@ -125,7 +136,7 @@ class Market:
         if parties < least:
             raise ConfigError(f"federation.minimum_survivors: the data has {parties} parties, got {least}")
         if self.config.aggregation.secagg == "secure":
-            need_seats_for(self.names, minimum_survivors=least)
+            need_rehearsable(self.names, minimum_survivors=least)
         for name in self.names:
             self.party(arm, name)
 

@@ -21,7 +21,18 @@ from fedmarket.aggregation.steps import RELEASING, Step
 from fedmarket.aggregation.summation import IdealSum, RoundSum
 from fedmarket.arrays import FloatArray, WordArray
 from fedmarket.errors import BadMessage, ConfigError, FederationStopped, RoundVoid
-from fedmarket.federation.messages import Acceptance, Invitation, Rejection, Request, Update, VoidRound
+from fedmarket.federation.logbook import Logbook
+from fedmarket.federation.messages import (
+    Acceptance,
+    Closing,
+    Invitation,
+    Rejection,
+    Request,
+    Shown,
+    Told,
+    Update,
+    VoidRound,
+)
 from fedmarket.federation.terms import Terms
 from fedmarket.models.network import first_units, initial_vector, load_vector, network_of, outputs_of
 from fedmarket.models.released import ModelState, typical_customer
@@ -32,8 +43,8 @@ from fedmarket.privacy.shape import CALIBRATION_LENGTH, LEVEL_REACH, SEGMENT_REA
 LONGEST_NAME = 100
 """Characters of a party's name: it stands in one-line messages and in reports."""
 
-JOIN = "join"
-"""What a rejection names as its step before the first round."""
+JOIN, CLOSE = "join", "close"
+"""What a rejection names as its step before the first round and after the last."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,6 +54,7 @@ class Coordinator:
     Attributes:
         roster: who takes part in secure aggregation, where the terms ask for it.
         start: the public starting parameters that the terms name, where they name any.
+        logbook: the log of the parties' ledgers; None only where a simulation makes a baseline to compare with.
         max_void_rounds: how many void rounds in a row end the run.
         statistics: what the run tells beside its model, as far as it has been released.
 
@@ -55,6 +67,7 @@ class Coordinator:
     max_void_rounds: int
     start: Start | None = field(default=None, repr=False)
     roster: Roster | None = field(default=None, repr=False)
+    logbook: Logbook | None = field(default=None, repr=False)
     rejections: list[Rejection] = field(default_factory=list)
     void_rounds: list[VoidRound] = field(default_factory=list)
     statistics: Statistics = field(default_factory=Statistics)
@@ -109,6 +122,8 @@ class Coordinator:
             raise BadMessage(f"expected 1 to {self.terms.max_party_rows} declared rows")
         if len(self._declared) >= self.terms.max_parties:
             raise BadMessage(f"more than {self.terms.max_parties} parties")
+        if self.logbook:
+            self.logbook.take(acceptance.party, acceptance.told)
         self._declared[acceptance.party] = acceptance.declared_rows
 
     def requests(self) -> dict[str, Request]:
@@ -120,17 +135,22 @@ class Coordinator:
         if self.finished:
             raise FederationStopped("the run is over")
         opened = self._sum or self._opened()
-        model = self.model
+        model, releasing = self.model, self.step in RELEASING
+        if self.logbook and releasing:
+            self.logbook.draw()
         template = Request(
             round_number=self._round,
             phase=self.terms.phase_of(self._round),
             step=self.step,
             model_hash=model.hash,
-            model=model if self.step in RELEASING else None,
+            model=model if releasing else None,
             packet=b"",
         )
-        packets = opened.outgoing(self.step)
-        return {party: replace(template, packet=packet) for party, packet in packets.items() if party in self._declared}
+        return {
+            party: replace(template, packet=packet, shown=self._shown_to(party) if releasing else None)
+            for party, packet in opened.outgoing(self.step).items()
+            if party in self._declared
+        }
 
     def receive(self, update: Update) -> None:
         """Take one party's answer to the step that is due.
@@ -146,11 +166,14 @@ class Coordinator:
             raise BadMessage(f"for round {update.round_number}, but round {self._round} is open")
         if update.step != self.step:
             raise BadMessage(f"for the step {update.step}, but {self.step} is due")
+        if self.logbook and (self._place == 0 or self.step in RELEASING):
+            self.logbook.take(update.party, update.told)
+            self.logbook.need_reserved(update.party, self._run, self._round)
         self._sum.receive(update.step, update.party, update.content)
 
     def reject(self, party: str, reason: str) -> None:
         """Note that ``party``'s message in this step was not used, and why."""
-        step = JOIN if self._round == 0 and self._sum is None else self.step
+        step = CLOSE if self.finished else JOIN if self._round == 0 and self._sum is None else self.step
         reason = reason.removeprefix(f"{party}: ")
         self.rejections.append(Rejection(round_number=self._round, step=step, party=party, reason=reason))
 
@@ -164,6 +187,8 @@ class Coordinator:
         """
         if self._sum is None:
             raise BadMessage("no round is open")
+        if self.logbook and self.step in RELEASING:
+            self.logbook.seal()
         try:
             self._sum.close(self.step)
             if self._place + 1 < len(self.terms.steps):
@@ -175,6 +200,36 @@ class Coordinator:
         self._sum = None
         self._place = 0
         self._round += 1
+
+    def closings(self, *, last: bool) -> dict[str, Closing]:
+        """Return what goes to each party when the rounds are over: the model that is handed on, then the whole log."""
+        if not self.logbook:
+            return {}
+        if last:
+            self.logbook.draw()
+        return {
+            party: Closing(shown=self._shown_to(party)) if last else Closing(model_hash=self.model.hash)
+            for party in self._declared
+        }
+
+    def receive_closing(self, party: str, told: Told | None) -> None:
+        """Take a party's last entries, or its cosignature of the whole log.
+
+        Raises:
+            BadMessage: if they are bad.
+        """
+        if self.logbook:
+            self.logbook.take(party, told)
+
+    def seal(self) -> None:
+        """Keep the checkpoint over the whole log, if a quorum cosigned it."""
+        if self.logbook:
+            self.logbook.seal()
+
+    @property
+    def run(self) -> bytes:
+        """What no other run has, 16 bytes."""
+        return self._run
 
     @property
     def step(self) -> Step:
@@ -197,6 +252,9 @@ class Coordinator:
         training = self._round <= self.terms.schedule.rounds
         parameters = self._optimizer.parameters if training else self._optimizer.released
         return ModelState(centre=self._centre, scale=self._scale, parameters=parameters, calibration=self._calibration)
+
+    def _shown_to(self, party: str) -> Shown | None:
+        return self.logbook.shown_to(party) if self.logbook else None
 
     def _opened(self) -> RoundSum:
         """Open the next round; the parties of the run are known by now."""

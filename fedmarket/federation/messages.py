@@ -1,5 +1,6 @@
 """What party and coordinator say to each other, as values; :mod:`fedmarket.flower.codec` carries them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedmarket.aggregation.steps import Step
@@ -22,12 +23,48 @@ class Invitation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Party to coordinator, beside an answer: what is new in its ledger.
+
+    Attributes:
+        seen: the size of the log that it saw last; from there it asks to be shown that the log continues.
+        envelopes: its entries that it has not seen in the log, in their order.
+        cosignature: time and signature under the checkpoint that it was shown, 72 bytes; empty where none was.
+    """
+
+    seen: int
+    envelopes: tuple[bytes, ...] = field(repr=False)
+    cosignature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """Coordinator to party, beside a request: the log as it is.
+
+    Attributes:
+        checkpoint: the signed note.
+        consistency: for each size of the log that the party may have seen last, the hashes that prove that the log
+            continues it; the coordinator does not know which it was where an answer was lost.
+        sequence: number of the party's newest entry in the log; -1 where it has none.
+        index: place of that entry.
+        inclusion: hashes that prove that it is there.
+    """
+
+    checkpoint: bytes = field(repr=False)
+    consistency: Mapping[int, tuple[bytes, ...]] = field(repr=False)
+    sequence: int
+    index: int
+    inclusion: tuple[bytes, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
     """Party to coordinator: my name, the public size that I declare, and the hash of my terms."""
 
     party: str
     declared_rows: int
     terms_hash: str
+    told: Told | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +75,7 @@ class Request:
         model_hash: of the model so far, 32 bytes; all keys and masks of the round are bound to it.
         model: the model itself, in the steps in which the party computes on its rows.
         packet: what the aggregation has to say to this party.
+        shown: the log, in the steps in which the party computes on its rows.
     """
 
     round_number: int
@@ -46,21 +84,37 @@ class Request:
     model_hash: bytes = field(repr=False)
     model: ModelState | None = field(repr=False)
     packet: bytes = field(repr=False)
+    shown: Shown | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """Party to coordinator: its answer to a step; nothing but what the aggregation defines travels with it."""
+    """Party to coordinator: its answer to a step; nothing but what aggregation and ledger define travels with it."""
 
     party: str
     round_number: int
     step: Step
     content: bytes = field(repr=False)
+    told: Told | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """Coordinator to party when the rounds are over; it answers with what it :class:`Told`.
+
+    First comes the hash of the model that is handed on, then the log that has everybody's last entries.
+    """
+
+    model_hash: bytes = b""
+    shown: Shown | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """A message that was not used, or a party that did not answer: said by name. ``step`` is ``join`` at the start."""
+    """A message that was not used, or a party that did not answer: said by name.
+
+    ``step`` is ``join`` before the first round and ``close`` after the last.
+    """
 
     round_number: int
     step: str

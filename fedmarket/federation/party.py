@@ -2,11 +2,13 @@
 
 A round is one step where sums are in the open, five under secure aggregation. Its rules, in this order:
 
-1. check the request: known round, not entered before, right phase; then the step that is due, the model as announced;
-2. charge the budget and keep the new state, or refuse;
-3. compute the sum over the own rows, clip and noise as the own plan says;
-4. round to integers, or refuse if out of range;
-5. under secure aggregation mask them, and keep what is needed to unmask the sum.
+1. check the request: known round, not entered before, right phase; reserve its release in the ledger, or refuse;
+2. check the step that is due, the model as announced, the server's log;
+3. charge the run's plan and keep the new state, or refuse;
+4. compute the sum over the own rows, clip and noise as the own plan says;
+5. round to integers, or refuse if out of range;
+6. under secure aggregation mask them, and keep what is needed to unmask the sum;
+7. write its hash in the ledger; only then it leaves.
 """
 
 from collections.abc import Callable
@@ -16,9 +18,12 @@ import numpy as np
 
 from fedmarket.aggregation.fixedpoint import words_to_bytes
 from fedmarket.aggregation.secagg.context import RUN_SIZE
+from fedmarket.aggregation.secagg.suite import HASH_SIZE
+from fedmarket.aggregation.steps import RELEASING
 from fedmarket.arrays import AnyArray, WordArray
 from fedmarket.errors import BadMessage, ConfigError, PlanError, Refusal
-from fedmarket.federation.messages import Acceptance, Invitation, Request, Update
+from fedmarket.federation.books import Books
+from fedmarket.federation.messages import Acceptance, Closing, Invitation, Request, Told, Update
 from fedmarket.federation.release import Releases
 from fedmarket.federation.rows import Rows
 from fedmarket.federation.seat import Seat
@@ -66,12 +71,15 @@ class Party:
         held_out: what it tests on; no row is in both.
         declared_rows: the size that the party makes public; sampling and step sizes use it, never ``len(rows)``.
         seat: the party's place in secure aggregation, where the terms ask for it.
+        books: its ledger; None only where a simulation makes a baseline to compare with.
         test_seed: with the plan's generator ``seeded-for-tests``, where reproducible noise starts.
 
     Guarantees:
         Whatever the coordinator sends, over any number of messages, the party releases at most what its own plan
         allows, each release with the plan's clip and noise, and one release for each round number; under terms with
-        secure aggregation only masked.
+        secure aggregation only masked. With books, over all runs and servers it spends at most its ledger's cap, and no
+        release leaves before its reservation is on disk and, under secure aggregation, in a log that continues the
+        one seen before.
     """
 
     name: str
@@ -80,6 +88,7 @@ class Party:
     held_out: Rows
     declared_rows: int
     seat: Seat | None = field(default=None, repr=False)
+    books: Books | None = field(default=None, repr=False)
     test_seed: int = 0
     _releases: Releases = field(init=False, repr=False)
 
@@ -118,6 +127,7 @@ class Party:
 
         Raises:
             BadMessage: if the coordinator holds other terms or another roster, or the party has joined a run already.
+            Refusal: if the whole run would pass the cap of the party's ledger.
             UsageError: if the terms ask for secure aggregation and the party has no seat, or one of other terms.
         """
         if invitation.terms_hash != self.terms.hash:
@@ -138,8 +148,12 @@ class Party:
             raise BadMessage("this party has joined a run already")
         if len(invitation.run) != RUN_SIZE:
             raise BadMessage(f"expected a run of {RUN_SIZE} bytes, got {len(invitation.run)}")
+        if self.books:
+            self.books.join(invitation.run, self.terms, roster_hash=own)
         keep(replace(state, run=invitation.run))
-        return Acceptance(party=self.name, declared_rows=self.declared_rows, terms_hash=self.terms.hash)
+        return Acceptance(
+            party=self.name, declared_rows=self.declared_rows, terms_hash=self.terms.hash, told=self._told()
+        )
 
     def answer(self, state: PartyState, request: Request, *, keep: Keep) -> Update:
         """Return the answer to one step of a round, after ``keep`` has stored the state that it leads to.
@@ -155,8 +169,12 @@ class Party:
             raise Refusal("this party has not joined a run")
         if request.step not in self.terms.steps:
             raise BadMessage(f"step: expected one of {', '.join(self.terms.steps)}, got {request.step!r}")
-        if request.step == self.terms.steps[0]:
+        first = request.step == self.terms.steps[0]
+        if first:
             self._check_entry(state, request)
+            if self.books:
+                number, model_hash = request.round_number, request.model_hash
+                self.books.enter(state.run, number, terms=self.terms, model_hash=model_hash)
             state = replace(state, last_round=request.round_number, model_hash=request.model_hash, secagg=b"")
         elif request.round_number != state.last_round or not state.secagg:
             raise Refusal(f"round {request.round_number}: this party is not in it; last entered {state.last_round}")
@@ -165,7 +183,36 @@ class Party:
             content = words_to_bytes(words)
         else:
             content = self._sealed(state, request, keep)
-        return Update(party=self.name, round_number=request.round_number, step=request.step, content=content)
+        releasing = request.step in RELEASING
+        if self.books and releasing:
+            self.books.commit(state.run, request.round_number, content)
+        return Update(
+            party=self.name,
+            round_number=request.round_number,
+            step=request.step,
+            content=content,
+            told=self._told() if first or releasing else None,
+        )
+
+    def close(self, state: PartyState, closing: Closing) -> Told:
+        """Return what is new in the ledger at the end of the run, or the cosignature of the log that has it all.
+
+        Raises:
+            BadMessage: if the closing says neither, or the log's proofs do not hold.
+            Refusal: if the party is in no run or keeps no books, or the log contradicts what was seen.
+        """
+        if not (state.run and self.books):
+            raise Refusal("this party has not joined a run, or keeps no books")
+        if closing.shown is not None:
+            self.books.see(closing.shown)
+        elif len(closing.model_hash) == HASH_SIZE:
+            self.books.release(state.run, closing.model_hash)
+        else:
+            raise BadMessage(f"model_hash: expected {HASH_SIZE} bytes, got {len(closing.model_hash)}")
+        return self.books.told()
+
+    def _told(self) -> Told | None:
+        return self.books.told() if self.books else None
 
     def _sealed(self, state: PartyState, request: Request, keep: Keep) -> bytes:
         seat, memory = self._seat(), state.secagg
@@ -192,11 +239,22 @@ class Party:
         """Return the charged state, which is kept, and the residues that it pays for."""
         phase = self.terms.phase_of(request.round_number)
         model = self._checked(request.model, announced=state.model_hash)
+        if self.books:
+            self._see_log(self.books, state.run, request)
         spending = state.spending.charged(self.terms.plan, phase, self.terms.releases_in(phase))
         state = replace(state, spending=spending)
         keep(state)
         released = self._releases.of(phase, model, self._stream(request.round_number))
         return state, self.terms.grid_of(phase).encode(released)
+
+    def _see_log(self, books: Books, run: bytes, request: Request) -> None:
+        """Look at the log; masked sums are released only if their reservation is in it.
+
+        In the open a round is one step, so the reservation travels with the sum and is in the log after it.
+        """
+        number = request.round_number
+        books.need_reserved(run, number)
+        books.see(request.shown, reserved_in=(run, number) if self.terms.secagg == "secure" else None)
 
     def _check_entry(self, state: PartyState, request: Request) -> None:
         if not state.last_round < request.round_number < self.terms.rounds:

@@ -1,24 +1,19 @@
 """A party's seat in secure aggregation: its identity and its own roster, and the answers it gives with them.
 
-Seats are set once, before a run: the roster is agreed out of band, and no message changes it. :func:`rehearsal_roster`
-makes them for a simulation, where one machine plays all parties.
+Seats are set once, before a run: the roster is agreed out of band, and no message changes it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from fedmarket.aggregation.secagg import party as protocol
 from fedmarket.aggregation.secagg.context import RoundContext
 from fedmarket.aggregation.secagg.state import PartyState
 from fedmarket.aggregation.steps import SECURE, Step
 from fedmarket.arrays import WordArray
-from fedmarket.errors import ConfigError, Refusal, UsageError
-from fedmarket.federation.identity import Identity, load_identity, new_identity, save_identity
-from fedmarket.federation.roster import Member, Roster, load_roster, new_roster
-from fedmarket.files import write_text
-
-ROSTER_FILE = "roster.toml"
+from fedmarket.errors import ConfigError, Refusal
+from fedmarket.federation.identity import Identity
+from fedmarket.federation.roster import Roster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,14 +21,15 @@ class Seat:
     """One party in secure aggregation.
 
     Raises:
-        ConfigError: if the identity is not in the roster.
+        ConfigError: if the identity is not in the roster, or that has too few members for secure aggregation.
     """
 
     identity: Identity = field(repr=False)
     roster: Roster = field(repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse an identity that nobody would believe."""
+        """Refuse an identity that nobody would believe, and sums that would hide nobody."""
+        self.roster.need_maskable()
         if self.roster.index_of_key(self.identity.public_key) is None:
             raise ConfigError("this party's identity is not in its roster")
 
@@ -90,62 +86,3 @@ class Seat:
             case _:
                 raise Refusal(f"no answer to the step {step}")
         return state.to_bytes(), message
-
-
-def load_seat(roster_path: Path, name: str) -> Seat:
-    """Return the seat of the simulated party ``name`` in the folder that :func:`rehearsal_roster` made.
-
-    Raises:
-        ConfigError: if roster or identity are missing or do not fit together.
-    """
-    roster = load_roster(roster_path)
-    place = roster.index(name)
-    if place is None:
-        raise ConfigError(f"{roster_path}: {name} is not in this roster")
-    return Seat(identity=load_identity(_identity_file(roster_path.parent, place)), roster=roster)
-
-
-def rehearsal_roster(folder: Path, names: Iterable[str], *, minimum_survivors: int) -> Path:
-    """Make fresh identities and the roster for simulated parties in ``folder``, and return the roster's path.
-
-    One machine then holds every key: good for a simulation and for nothing else.
-
-    Raises:
-        ConfigError: if the names or their number break a rule of rosters.
-        UsageError: if the folder holds identities already, or cannot be written.
-    """
-    identities, roster = _rehearsed(names, minimum_survivors)
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be made ({error.strerror or error})") from None
-    for place, name in enumerate(roster.names):
-        save_identity(identities[name], _identity_file(folder, place))
-    path = folder / ROSTER_FILE
-    write_text(path, roster.to_toml())
-    return path
-
-
-def need_seats_for(names: Iterable[str], *, minimum_survivors: int) -> None:
-    """Refuse parties for whom :func:`rehearsal_roster` could make no roster.
-
-    Raises:
-        ConfigError: with the rule that they break.
-    """
-    _rehearsed(names, minimum_survivors)
-
-
-def _rehearsed(names: Iterable[str], minimum_survivors: int) -> tuple[dict[str, Identity], Roster]:
-    identities = {name: new_identity() for name in names}
-    members = [Member(name=name, public_key=identity.public_key) for name, identity in identities.items()]
-    try:
-        return identities, new_roster(members, minimum_survivors=minimum_survivors)
-    except ConfigError as error:
-        raise ConfigError(
-            f"aggregation.secagg: secure aggregation is not possible here ({error}); "
-            "change that, or sum in the open with aggregation.secagg=ideal"
-        ) from None
-
-
-def _identity_file(folder: Path, place: int) -> Path:
-    return folder / f"{place:02}.pem"

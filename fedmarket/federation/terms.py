@@ -133,7 +133,9 @@ class Terms:
 
         Raises:
             PlanError: if it is too large for the integer range, or asks for another number of survivors.
+            ConfigError: if it has too few members for secure aggregation.
         """
+        roster.need_maskable()
         if len(roster.members) > self.max_parties:
             raise PlanError(
                 f"federation.max_parties: the roster has {len(roster.members)} members, got {self.max_parties}"

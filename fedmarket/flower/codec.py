@@ -7,12 +7,13 @@ arrays and scalars without pickle.
 from typing import Any, TypeVar, get_args
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedmarket.aggregation.steps import RELEASING, Step
 from fedmarket.arrays import AnyArray
 from fedmarket.errors import BadMessage
-from fedmarket.federation.messages import Acceptance, Invitation, Request, Update
+from fedmarket.federation.messages import Acceptance, Closing, Invitation, Request, Shown, Told, Update
+from fedmarket.ledger.merkle import HASH_SIZE
 from fedmarket.models.released import ModelState
 from fedmarket.privacy.histogram import BinnedCounts, SegmentSums, Statistics
 from fedmarket.privacy.mechanism import PHASES
@@ -20,8 +21,12 @@ from fedmarket.privacy.mechanism import PHASES
 Scalar = TypeVar("Scalar", str, int, bytes)
 Word = TypeVar("Word", bound=str)
 
+Records = dict[str, ArrayRecord | MetricRecord | ConfigRecord]
+
 FIELDS = "fields"
 ARRAYS = "arrays"
+TOLD = "told"
+SHOWN = "shown"
 REFUSED = "refused"
 STEPS = get_args(Step)
 BINNED = ("scores", "values")
@@ -63,7 +68,7 @@ def acceptance_to_records(acceptance: Acceptance) -> RecordDict:
             "terms_hash": acceptance.terms_hash,
         }
     )
-    return RecordDict({FIELDS: record})
+    return RecordDict({FIELDS: record, **told_to_records(acceptance.told)})
 
 
 def acceptance_from_records(records: RecordDict) -> Acceptance:
@@ -72,7 +77,18 @@ def acceptance_from_records(records: RecordDict) -> Acceptance:
         party=_scalar(records, "party", str),
         declared_rows=_scalar(records, "declared_rows", int),
         terms_hash=_scalar(records, "terms_hash", str),
+        told=told_from_records(records),
     )
+
+
+def closing_to_records(closing: Closing) -> RecordDict:
+    """Return the records that carry ``closing``."""
+    return RecordDict({FIELDS: ConfigRecord({"model_hash": closing.model_hash}), **_shown_to_records(closing.shown)})
+
+
+def closing_from_records(records: RecordDict) -> Closing:
+    """Return the closing in ``records``, or raise BadMessage."""
+    return Closing(model_hash=_scalar(records, "model_hash", bytes), shown=_shown_from_records(records))
 
 
 def request_to_records(request: Request, *, model: ArrayRecord | None = None) -> RecordDict:
@@ -86,7 +102,7 @@ def request_to_records(request: Request, *, model: ArrayRecord | None = None) ->
             "packet": request.packet,
         }
     )
-    records = RecordDict({FIELDS: record})
+    records = RecordDict({FIELDS: record, **_shown_to_records(request.shown)})
     if request.model is not None:
         records[ARRAYS] = model if model is not None else model_to_record(request.model)
     return records
@@ -101,6 +117,7 @@ def request_from_records(records: RecordDict) -> Request:
         model_hash=_scalar(records, "model_hash", bytes),
         model=model_from_record(records) if ARRAYS in records else None,
         packet=_scalar(records, "packet", bytes),
+        shown=_shown_from_records(records),
     )
 
 
@@ -114,7 +131,7 @@ def update_to_records(update: Update) -> RecordDict:
             "content": update.content,
         }
     )
-    return RecordDict({FIELDS: record})
+    return RecordDict({FIELDS: record, **told_to_records(update.told)})
 
 
 def update_from_records(records: RecordDict) -> Update:
@@ -124,6 +141,54 @@ def update_from_records(records: RecordDict) -> Update:
         round_number=_scalar(records, "round_number", int),
         step=_word(records, "step", STEPS),
         content=_scalar(records, "content", bytes),
+        told=told_from_records(records),
+    )
+
+
+def told_to_records(told: Told | None) -> Records:
+    """Return the record in which ``told`` travels beside an answer, if there is something."""
+    if told is None:
+        return {}
+    record = ConfigRecord({"seen": told.seen, "envelopes": list(told.envelopes), "cosignature": told.cosignature})
+    return {TOLD: record}
+
+
+def told_from_records(records: RecordDict) -> Told | None:
+    """Return what is told in ``records``, None where nothing is, or raise BadMessage."""
+    if TOLD not in records:
+        return None
+    return Told(
+        seen=_scalar(records, "seen", int, of=TOLD),
+        envelopes=_listed(records, "envelopes", bytes, of=TOLD),
+        cosignature=_scalar(records, "cosignature", bytes, of=TOLD),
+    )
+
+
+def _shown_to_records(shown: Shown | None) -> Records:
+    if shown is None:
+        return {}
+    record = ConfigRecord(
+        {
+            "checkpoint": shown.checkpoint,
+            "seen": list(shown.consistency),
+            "consistency": [b"".join(proof) for proof in shown.consistency.values()],
+            "sequence": shown.sequence,
+            "index": shown.index,
+            "inclusion": list(shown.inclusion),
+        }
+    )
+    return {SHOWN: record}
+
+
+def _shown_from_records(records: RecordDict) -> Shown | None:
+    if SHOWN not in records:
+        return None
+    return Shown(
+        checkpoint=_scalar(records, "checkpoint", bytes, of=SHOWN),
+        consistency=_proofs(records),
+        sequence=_scalar(records, "sequence", int, of=SHOWN),
+        index=_scalar(records, "index", int, of=SHOWN),
+        inclusion=_listed(records, "inclusion", bytes, of=SHOWN),
     )
 
 
@@ -177,13 +242,36 @@ def statistics_from_record(records: RecordDict) -> Statistics:
     return Statistics(**found)
 
 
-def _scalar(records: RecordDict, name: str, kind: type[Scalar]) -> Scalar:
-    record = records.config_records.get(FIELDS)
+def _proofs(records: RecordDict) -> dict[int, tuple[bytes, ...]]:
+    """Return the consistency proofs by the size that each starts from."""
+    sizes, proofs = _listed(records, "seen", int, of=SHOWN), _listed(records, "consistency", bytes, of=SHOWN)
+    if len(sizes) != len(proofs) or any(len(proof) % HASH_SIZE for proof in proofs):
+        raise BadMessage("consistency: expected hashes for each size")
+    return {
+        size: tuple(proof[at : at + HASH_SIZE] for at in range(0, len(proof), HASH_SIZE))
+        for size, proof in zip(sizes, proofs, strict=True)
+    }
+
+
+def _scalar(records: RecordDict, name: str, kind: type[Scalar], *, of: str = FIELDS) -> Scalar:
+    record = records.config_records.get(of)
     value = record.get(name) if record is not None else None
     # bool is an int to Python, and never what is meant here.
     if not isinstance(value, kind) or isinstance(value, bool):
         raise BadMessage(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
     return value
+
+
+def _listed(records: RecordDict, name: str, kind: type[Scalar], *, of: str) -> tuple[Scalar, ...]:
+    """Return the list called ``name``; an empty one has no kind in Flower."""
+    record = records.config_records.get(of)
+    value = record.get(name) if record is not None else None
+    if not isinstance(value, list):
+        raise BadMessage(f"{name}: expected a list, got {type(value).__name__}")
+    found = tuple(one for one in value if isinstance(one, kind) and not isinstance(one, bool))
+    if len(found) < len(value):
+        raise BadMessage(f"{name}: expected a list of {kind.__name__}")
+    return found
 
 
 def _word(records: RecordDict, name: str, words: tuple[Word, ...]) -> Word:

@@ -22,7 +22,7 @@ from fedmarket.errors import ConfigError
 from fedmarket.federation.messages import Rejection, VoidRound
 from fedmarket.federation.party import PartyState
 from fedmarket.files import read_toml
-from fedmarket.flower.client import STATE, state_from_record
+from fedmarket.flower.client import STATE, books_kept_open, state_from_record
 from fedmarket.flower.codec import ARRAYS, FIELDS, model_from_record, statistics_from_record
 from fedmarket.flower.server import MODEL, OUTCOME, STATISTICS
 from fedmarket.models.released import ModelState
@@ -48,8 +48,9 @@ class Apps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What one run leaves behind: the model, each node's state, what was rejected, and what travelled."""
+    """What one run leaves behind: its id, the model, each node's state, what was rejected, and what travelled."""
 
+    run: bytes
     model: ModelState = field(repr=False)
     states: tuple[PartyState, ...]
     rejections: tuple[Rejection, ...]
@@ -153,10 +154,12 @@ def run_in_process(
     context = Context(
         run_id=RUN_ID, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config=dict(run_config)
     )
-    apps.server(grid, context)
+    with books_kept_open():
+        apps.server(grid, context)
     if not {MODEL, STATISTICS, OUTCOME} <= set(context.state):
         raise ConfigError("the ServerApp left no model and outcome; is it fedmarket's?")
     return Outcome(
+        run=_run_of(context),
         model=model_from_record(RecordDict({"arrays": context.state[MODEL]})),
         states=tuple(_state(node) for node in contexts.values()),
         rejections=tuple(Rejection(**fields) for fields in _listed(context, "rejections")),
@@ -208,6 +211,11 @@ def _content_size(records: RecordDict) -> int:
 def _state(context: Context) -> PartyState:
     record = context.state.config_records.get(STATE)
     return state_from_record(record) if record is not None else PartyState()
+
+
+def _run_of(context: Context) -> bytes:
+    run = context.state.config_records[OUTCOME]["run"]
+    return run if isinstance(run, bytes) else b""
 
 
 def _listed(context: Context, name: str) -> list[dict[str, Any]]:

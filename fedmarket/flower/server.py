@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,15 +16,19 @@ from fedmarket.contract.schema import Contract, load_contract
 from fedmarket.errors import BadMessage, FederationStopped
 from fedmarket.experiment.arms import arm_named, start_for, terms_of
 from fedmarket.federation.coordinator import Coordinator
+from fedmarket.federation.logbook import Logbook
+from fedmarket.federation.rehearsal import open_logbook
 from fedmarket.federation.roster import load_roster
 from fedmarket.flower.codec import (
     acceptance_from_records,
+    closing_to_records,
     invitation_to_records,
     message_type,
     model_to_record,
     refusal_in_records,
     request_to_records,
     statistics_to_record,
+    told_from_records,
     update_from_records,
 )
 from fedmarket.models.released import save_model
@@ -47,22 +53,38 @@ def run_federation(grid: Grid, context: Context) -> None:
     changes = tuple(str(run["changes"]).split("\n")) if run["changes"] else ()
     config = load_config(Path(str(run["config"])), changes=changes)
     contract = load_contract(Path(config.data.contract))
-    coordinator = Coordinator(
-        terms=terms_of(arm_named(str(run["arm"])), config, contract, seed=int(str(run["seed"]))),
-        max_void_rounds=config.federation.max_void_rounds,
-        start=start_for(config, contract),
-        roster=load_roster(Path(str(run["roster"]))) if run["roster"] else None,
-    )
-    _drive(grid, coordinator, config.federation, nodes_expected=int(str(run["parties"])))
+    arm, roster = arm_named(str(run["arm"])), Path(str(run["roster"])) if run["roster"] else None
+    with _logbook(roster if arm.recorded else None) as logbook:
+        coordinator = Coordinator(
+            terms=terms_of(arm, config, contract, seed=int(str(run["seed"]))),
+            max_void_rounds=config.federation.max_void_rounds,
+            start=start_for(config, contract),
+            roster=load_roster(roster) if roster else None,
+            logbook=logbook,
+        )
+        _drive(grid, coordinator, config.federation, nodes_expected=int(str(run["parties"])))
     context.state[MODEL] = model_to_record(coordinator.model)
     context.state[OUTCOME] = ConfigRecord(
         {
+            "run": coordinator.run,
             "rejections": json.dumps([asdict(rejection) for rejection in coordinator.rejections]),
             "void_rounds": json.dumps([asdict(void) for void in coordinator.void_rounds]),
         }
     )
     context.state[STATISTICS] = statistics_to_record(coordinator.statistics)
     _save(coordinator, config, contract, output=str(run["output"]))
+
+
+@contextmanager
+def _logbook(roster: Path | None) -> Iterator[Logbook | None]:
+    if roster is None:
+        yield None
+        return
+    logbook = open_logbook(roster)
+    try:
+        yield logbook
+    finally:
+        logbook.close()
 
 
 def _drive(grid: Grid, coordinator: Coordinator, config: FederationSection, *, nodes_expected: int) -> None:
@@ -83,6 +105,21 @@ def _drive(grid: Grid, coordinator: Coordinator, config: FederationSection, *, n
         replies = _ask(grid, asked, message_type(coordinator.step), timeout)
         _receive(coordinator, {node: parties[node] for node in asked}, replies)
         coordinator.close_step()
+    for last in (False, True):
+        _close(grid, coordinator, parties, last=last, timeout=config.reply_timeout_seconds)
+    coordinator.seal()
+
+
+def _close(grid: Grid, coordinator: Coordinator, parties: dict[int, str], *, last: bool, timeout: float) -> None:
+    """Ask for the ledgers' last entries, then for cosignatures of the log that has them."""
+    closings = coordinator.closings(last=last)
+    asked = {node: closing_to_records(closings[party]) for node, party in parties.items() if party in closings}
+    replies = _ask(grid, asked, "query.close", timeout) if asked else {}
+    for node in asked:
+        try:
+            coordinator.receive_closing(parties[node], told_from_records(_content(replies, node)))
+        except BadMessage as error:
+            coordinator.reject(parties[node], str(error))
 
 
 def _nodes(grid: Grid, expected: int) -> list[int]:

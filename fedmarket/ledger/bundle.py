@@ -8,12 +8,13 @@ are refused, and sizes are checked before anything is read. Reading says only th
 import os
 import re
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, BinaryIO, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -45,6 +46,9 @@ _NAME = re.compile(r"manifest\.json|log\.jsonl|ledger-(0|[1-9][0-9]?)\.jsonl|che
 _MOST_FILES = MOST_CHECKPOINTS + MOST_MEMBERS + 2
 _STAMP = (1980, 1, 1, 0, 0, 0)
 _ENCRYPTED = 0x1
+_LARGEST_DIRECTORY = 256 * _MOST_FILES
+_END = struct.Struct("<4s8xL4xH")
+_LOCATOR_SIZE = 20
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, LookupError, ValueError)
 """What the standard library raises on a zip that is none."""
@@ -93,10 +97,12 @@ class Manifest(Section):
     threshold: Parties
     minimum_survivors: Parties
     roster_hash: Hash
-    parties: Annotated[tuple[BundleParty, ...], Field(strict=False, min_length=1, max_length=MOST_MEMBERS)]
+    parties: Annotated[
+        tuple[BundleParty, ...], Field(strict=False, min_length=1, max_length=MOST_MEMBERS, fail_fast=True)
+    ]
     log_key: Annotated[str, AfterValidator(_log_key)]
-    auditors: Annotated[tuple[PublicKey, ...], Field(strict=False, max_length=MOST_AUDITORS)]
-    runs: Annotated[tuple[BundleRun, ...], Field(strict=False, max_length=MOST_RUNS)]
+    auditors: Annotated[tuple[PublicKey, ...], Field(strict=False, max_length=MOST_AUDITORS, fail_fast=True)]
+    runs: Annotated[tuple[BundleRun, ...], Field(strict=False, max_length=MOST_RUNS, fail_fast=True)]
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -147,16 +153,16 @@ class Bundle:
         )
 
 
-def write_bundle(bundle: Bundle, path: Path) -> None:
+def write_bundle(bundle: Bundle, path: Path, *, replace: bool = False) -> None:
     """Write ``bundle`` as a zip if ``path`` ends in ``.zip``, else as files of the folder ``path``.
 
     Raises:
-        UsageError: if there is something at ``path`` already, or it cannot be written.
+        UsageError: if there is something at ``path`` already, but for a zip to ``replace``, or it cannot be written.
 
     Guarantees:
         The same bundle gives the same bytes.
     """
-    if path.exists():
+    if path.exists() and not (replace and path.suffix == ".zip" and path.is_file()):
         raise UsageError(f"{path}: is there already; a bundle is never overwritten")
     if path.suffix != ".zip":
         for name, content in bundle.files().items():
@@ -280,7 +286,7 @@ def _of_zip(path: Path) -> dict[str, bytes]:
     if path.stat().st_size > LARGEST_BUNDLE:
         raise BadMessage(f"expected at most {LARGEST_BUNDLE} bytes, got {path.stat().st_size}")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, zipfile.ZipFile(_with_few_members(file)) as archive:
             members = archive.infolist()
             if len({member.filename for member in members}) < len(members):
                 raise BadMessage("a name is in the zip twice")
@@ -290,6 +296,21 @@ def _of_zip(path: Path) -> dict[str, bytes]:
             return {member.filename: _of_member(archive, member) for member in members}
     except _DAMAGED as error:
         raise BadMessage(f"neither a folder nor a zip that can be read ({type(error).__name__})") from None
+
+
+def _with_few_members(file: BinaryIO) -> BinaryIO:
+    """Return a zip whose list of members is small: all of it is read before they can be counted.
+
+    Its size is in the last 22 bytes. What could stand in their place is refused: a comment, or the records of zip64.
+    """
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _LOCATOR_SIZE - _END.size))
+    tail = file.read(_LOCATOR_SIZE + _END.size)
+    if len(tail) < _END.size:
+        raise zipfile.BadZipFile
+    mark, size, comment = _END.unpack(tail[-_END.size :])
+    if mark != b"PK\5\6" or comment or tail.startswith(b"PK\6\7") or size > _LARGEST_DIRECTORY:
+        raise BadMessage(f"expected a zip of at most {_MOST_FILES} files, without comment and zip64")
+    return file
 
 
 def _need_plain(member: zipfile.ZipInfo) -> None:

@@ -4,6 +4,7 @@ The signature is on type and payload together, each after its length, so no payl
 An envelope is itself canonical JSON: one envelope has one form, and its hash can stand for it.
 """
 
+import re
 from dataclasses import dataclass
 
 from fedmarket.aggregation.secagg.suite import SIGNATURE_SIZE, Signer, verified
@@ -15,6 +16,8 @@ PAYLOAD_TYPE = "application/vnd.fedmarket.ledger+json"
 
 LARGEST_ENVELOPE = 4 * LARGEST_DOCUMENT // 3 + 1024
 """Bytes: the largest payload in base64, and what surrounds it."""
+
+_KEYID = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,8 @@ def read_envelope(content: bytes) -> Envelope:
             envelope = Envelope(payload=from_base64(payload), keyid=keyid, signature=from_base64(signature))
         case _:
             raise BadMessage("not an envelope of a ledger with one signature")
+    if not _KEYID.fullmatch(envelope.keyid):
+        raise BadMessage("expected a keyid of 64 lower-case hexadecimal digits")
     if len(envelope.signature) != SIGNATURE_SIZE:
         raise BadMessage(f"expected a signature of {SIGNATURE_SIZE} bytes, got {len(envelope.signature)}")
     if envelope.to_bytes() != content:  # keys beside those that were read

@@ -137,6 +137,18 @@ class Lines:
         _log.warning("%s: a torn last line of %d bytes was moved to %s", self.path, len(tail), torn.name)
 
 
+def whole_lines(path: Path) -> tuple[bytes, ...]:
+    """Return the lines of such a file as it is now, without lock; what follows the last line end is left out.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
+    try:
+        return tuple(path.read_bytes().split(b"\n")[:-1])
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
 def _write(handle: int, content: bytes) -> None:
     """Write all of ``content``; the system may take it in pieces."""
     rest = memoryview(content)

@@ -71,6 +71,10 @@ class Log:
         """All envelopes in order."""
         return tuple(self._lines.content)
 
+    def holds(self, envelope: bytes) -> bool:
+        """Return whether ``envelope`` is in the log."""
+        return envelope in self._places
+
     def extend(self, envelopes: Iterable[bytes]) -> list[int]:
         """Append ``envelopes`` and return the place of each; one that is there already keeps its place.
 
@@ -118,6 +122,11 @@ class Witness:
     Guarantees:
         Every checkpoint that it ever cosigned is continued by the next one that it cosigns. What it saw is on disk
         before its cosignature leaves. One process at a time may use ``path``: a party has its ledger's lock for that.
+
+    Attributes:
+        log: key of the log.
+        key: what it cosigns with.
+        last: the last checkpoint seen; None before.
     """
 
     def __init__(self, path: Path, *, log: VerifierKey, signer: Signer) -> None:
@@ -126,7 +135,7 @@ class Witness:
         Raises:
             DataError: if the file at ``path`` is damaged or of another log; it is never begun anew by itself.
         """
-        self._path, self._log, self._signer = path, log, signer
+        self._path, self.log, self._signer = path, log, signer
         self.key = witness_key(signer.public_key)
         self.last: Checkpoint | None = None
         try:
@@ -180,8 +189,8 @@ class Witness:
 
     def _read(self, content: bytes) -> tuple[Note, Checkpoint]:
         note = read_note(content)
-        note.need_signed_by(self._log)
-        return note, read_checkpoint(note.text, origin=self._log.name)
+        note.need_signed_by(self.log)
+        return note, read_checkpoint(note.text, origin=self.log.name)
 
     @staticmethod
     def _keep(path: Path, content: bytes) -> None:

@@ -25,6 +25,9 @@ _LINE = re.compile(r"— (?P<name>\S+) (?P<content>[A-Za-z0-9+/]+={0,2})")
 _SIZE = re.compile(r"0|[1-9][0-9]{0,15}")
 _TIMED = struct.Struct(">Q64s")
 
+COSIGNATURE_SIZE = _TIMED.size
+"""Bytes of a cosignature: its time and an Ed25519 signature."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifierKey:
@@ -118,7 +121,8 @@ class Note:
             BadMessage: if a line that claims to be of one of them is not.
         """
         found: dict[str, int] = {}
-        for key in keys:
+        there = {line.name for line in self.signatures}  # of thousands of keys hardly any
+        for key in (key for key in keys if key.name in there):
             for line in self._claimed(key):
                 if key.kind != COSIGNATURE or not _good(key, line, self.text):
                     raise BadMessage(f"a cosignature of the note is not {key.name}'s")

@@ -1,5 +1,6 @@
 """One party's ledger as an auditor reads it: replayed up to the first broken rule, each announced number recomputed."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -16,16 +17,50 @@ from fedmarket.ledger.entries import (
     Released,
     Reserved,
     Rotated,
+    Statement,
+    Voided,
     Withdrawn,
 )
-from fedmarket.ledger.fields import Accountant
 from fedmarket.ledger.findings import Change, DataAccount, Finding, PartyAccount, Point, Question, clipped
 from fedmarket.ledger.replay import State, take
-from fedmarket.ledger.spending import Counts, Meter, epsilon_of, exact_of, unsampled
+from fedmarket.ledger.spending import Counts, Groups, epsilon_of, grouped, unsampled
 from fedmarket.privacy.accountant import Spent
 
 TOLERANCE = 1e-6
 """By how much an announced epsilon may be another than the one recomputed: absolute, above 1 as a share."""
+
+
+@dataclass(slots=True)
+class Meter:
+    """What counts on each data set of one ledger, moved on by each entry that the replay has taken."""
+
+    used: dict[str, Counts] = field(default_factory=dict)
+    given_back: int = 0
+
+    def take(self, statement: Statement, state: State) -> str | None:
+        """Move on by ``statement``, which ``state`` has just taken; return the data set that it changed."""
+        if not isinstance(statement, Reserved | Voided):
+            return None
+        found = state.reservations[statement.run, statement.round]
+        counts = self.used.setdefault(found.data_set, Counter())
+        if isinstance(statement, Reserved):
+            counts[found.mechanism] += found.count
+        elif found.counts:
+            return None
+        else:
+            counts[found.mechanism] -= found.count
+            self.given_back += found.count
+            if not counts[found.mechanism]:
+                del counts[found.mechanism]
+        return found.data_set
+
+    def groups(self, data_set: str, state: State) -> Groups:
+        """Return what rows trained on pay for, and rows held out."""
+        return grouped(
+            (mechanism, count, source != data_set)
+            for source in sorted(state.lineage.get(data_set, {data_set}))
+            for mechanism, count in self.used.get(source, Counter()).items()
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,22 +122,14 @@ class Reading:
         keys = (key for content, key in self.keys if places.get(content, size) < size)
         return [self.public_key, *keys][-1]
 
-    def spent(self, data_set: str) -> Spent:
+    def spent(self, data_set: str, *, cap: float | None = None) -> Spent:
         """Return what was spent on a data set up to here.
 
         Raises:
-            PlanError: see :func:`fedmarket.ledger.spending.epsilon_of`.
+            PlanError: see :func:`fedmarket.ledger.spending.epsilon_of`, ``cap`` too.
         """
         groups, opened = self._groups(data_set)
-        return epsilon_of(groups, delta=real(opened.delta), adjacency=opened.adjacency)
-
-    def exact(self) -> Spent | None:
-        """Return what was spent on the data set in use by the exact formula alone; None where it was sampled."""
-        groups, opened = self._groups(self.state.data_set)
-        found = exact_of(groups, delta=real(opened.delta), adjacency=opened.adjacency)
-        if found is None:
-            return None
-        return Spent(epsilon=found, delta=real(opened.delta), accountants={"pld": found, "exact": found})
+        return epsilon_of(groups, delta=real(opened.delta), adjacency=opened.adjacency, cap=cap)
 
     def account(self) -> PartyAccount:
         """Return what was read, for a ledger that was opened."""
@@ -127,7 +154,7 @@ class Reading:
         groups, opened = self._groups(data_set)
         delta, adjacency = real(opened.delta), opened.adjacency
         try:
-            found = epsilon_of(groups, delta=delta, adjacency=adjacency)
+            found = self.spent(data_set)
         except (PlanError, ArithmeticError, ValueError):
             found = Spent(epsilon=float("inf"), delta=delta, accountants={})
         return DataAccount(
@@ -139,7 +166,7 @@ class Reading:
             shared=any(mechanism.grid is not None for group in groups for mechanism in group),
         )
 
-    def _groups(self, data_set: str) -> tuple[tuple[Counts, Counts], Opened]:
+    def _groups(self, data_set: str) -> tuple[Groups, Opened]:
         if self.state.opened is None:
             raise BadMessage("the ledger is not opened")
         return self.meter.groups(data_set, self.state), self.state.opened
@@ -245,16 +272,16 @@ def _of_reserved(reading: Reading, entry: Entry, statement: Reserved) -> Iterato
     said = {figure.accountant: real(figure.epsilon) for figure in statement.figures}
     names = [figure.accountant for figure in statement.figures]
     try:
-        known = _as_said(reading, said) or reading.spent(reading.state.data_set)
+        known = reading.spent(reading.state.data_set, cap=cap)
+        # A party may have asked both accountants where one was enough.
+        each = known if set(said) == set(known.accountants) else reading.spent(reading.state.data_set)
     except (PlanError, ArithmeticError, ValueError) as error:
         yield finding("integrity", "epsilon", expected="one that can be accounted", found=clipped(str(error)))
         return
-    # Where the second accountant is not installed here, only what the first one found can be compared.
-    fits = set(known.accountants) <= set(said) and len(said) == len(names) == 2
-    if not fits:
-        expected, found = ", ".join(sorted(known.accountants)), ", ".join(sorted(names))
-        yield finding("integrity", "accountants", expected=expected, found=found)
-    for name, epsilon in known.accountants.items():
+    if not set(said) <= set(each.accountants) or len(said) != len(names):
+        expected, found = ", ".join(sorted(each.accountants)), ", ".join(sorted(names))
+        yield finding("integrity", "accountants", expected=f"one or all of {expected}", found=found)
+    for name, epsilon in each.accountants.items():
         if name in said and not _near(said[name], epsilon):
             yield finding(
                 "integrity", f"announced epsilon ({name})", expected=f"{epsilon:.6f}", found=f"{said[name]:.6f}"
@@ -275,14 +302,6 @@ def _of_reserved(reading: Reading, entry: Entry, statement: Reserved) -> Iterato
             cap=cap,
         )
     )
-
-
-def _as_said(reading: Reading, said: dict[Accountant, float]) -> Spent | None:
-    """Return the exact epsilon of full batches if that is what was announced; else both accountants must look."""
-    found = reading.exact()
-    if found is None or set(said) != {"pld", "exact"}:
-        return None
-    return found if all(_near(epsilon, found.epsilon) for epsilon in said.values()) else None
 
 
 def _near(found: float, known: float) -> bool:

@@ -7,8 +7,9 @@ of it had left. What left is never given back.
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Literal
 
 from fedmarket.errors import BadMessage, PlanError, ProtocolError, Refusal
@@ -33,9 +34,10 @@ from fedmarket.ledger.entries import (
 )
 from fedmarket.ledger.envelope import read_envelope
 from fedmarket.ledger.fields import Adjacency
-from fedmarket.privacy.accountant import Event, Spent, spent
+from fedmarket.ledger.planned import Plan
+from fedmarket.ledger.spending import epsilon_of, grouped
+from fedmarket.privacy.accountant import Spent
 from fedmarket.privacy.mechanism import Mechanism, Phase
-from fedmarket.privacy.plan import HELD_OUT
 
 Outcome = Literal["open", "committed", "given-back", "lost"]
 
@@ -187,15 +189,20 @@ class State:
 
     def _join(self, statement: Joined) -> None:
         self._need_same("data_set", statement.data_set, self.data_set)
-        opened, plan = self._opened(), statement.plan
-        if (plan.unit, plan.adjacency) != (opened.unit, opened.adjacency):
-            raise BadMessage("plan: unit and adjacency must be those that the ledger was opened with")
+        mechanisms = self._mechanisms_of(statement.plan)
         if statement.run in self.runs:
             raise BadMessage("run: joined before")
+        self.runs[statement.run] = Run(joined=statement, mechanisms=mechanisms)
+
+    def _mechanisms_of(self, plan: Plan) -> dict[Phase, Mechanism]:
+        """Return the mechanisms of a plan that can be joined, or raise."""
+        opened = self._opened()
+        if (plan.unit, plan.adjacency) != (opened.unit, opened.adjacency):
+            raise BadMessage("plan: unit and adjacency must be those that the ledger was opened with")
         mechanisms: dict[Phase, Mechanism] = {found.phase: found.mechanism() for found in plan.mechanisms}
         for mechanism in mechanisms.values():
             _need_accountable(mechanism, opened.adjacency)
-        self.runs[statement.run] = Run(joined=statement, mechanisms=mechanisms)
+        return mechanisms
 
     def _reserve(self, reservation: Reservation) -> None:
         run = self.runs[reservation.run]
@@ -257,12 +264,15 @@ class State:
             set counts for both, as its rows may have been either.
 
         Raises:
-            PlanError: if the accountants do not agree, or one that is needed is not installed.
+            PlanError: if the accountants do not agree, or it is beyond what they can account.
         """
-        return self._spent(self.counting(data_set), delta, data_set or self.data_set)
+        return self._epsilon_of(self._used(self.counting(data_set), data_set or self.data_set), delta=delta)
 
     def after(self, run: str, round_number: int, *, phase: Phase, count: int) -> Spent:
         """Return what will be spent on the data set in use after one more reservation; nothing is changed.
+
+        It is what the reservation says: a bound, by both accountants where the cap is near
+        (:func:`fedmarket.privacy.accountant.weighed`).
 
         Raises:
             BadMessage: if the run is not joined with this data set, or the round is not after the last.
@@ -270,48 +280,46 @@ class State:
             PlanError: see :meth:`spent`.
         """
         asked = self._reservation(run, round_number, phase=phase, count=count)
-        found = self._spent((*self.counting(), asked), None, self.data_set)
-        if not found.epsilon <= real(self.cap):
+        used = self._used((*self.counting(), asked), self.data_set)
+        found = self._epsilon_of(used, cap=real(self.cap))
+        return self._need_within_cap(f"{count} release(s) of {phase}", found)
+
+    def need_affordable(self, plan: Plan) -> Spent:
+        """Return what will be spent on the data set in use after all releases of ``plan``; nothing is changed.
+
+        To be asked before the plan's run is joined: once it is, what it reserved counts already.
+
+        Raises:
+            BadMessage: if the plan is none that can be joined.
+            Refusal: if the cap forbids it.
+            PlanError: see :meth:`spent`.
+        """
+        mechanisms = self._mechanisms_of(plan)
+        known = self._used(self.counting(), self.data_set)
+        whole = ((mechanism, mechanism.releases, False) for mechanism in mechanisms.values())
+        return self._need_within_cap("this run", self._epsilon_of(chain(known, whole)))
+
+    def _need_within_cap(self, what: str, found: Spent) -> Spent:
+        cap = real(self.cap)
+        if not found.epsilon <= cap:
             before = self.spent().epsilon
             raise Refusal(
-                f"budget: {count} release(s) of {phase} would bring epsilon from {before:.4f} to {found.epsilon:.4f}; "
-                f"the cap is {self.cap}, {max(0.0, real(self.cap) - before):.4f} left"
+                f"budget: {what} would bring epsilon from {before:.4f} to {found.epsilon:.4f}; "
+                f"the cap is {self.cap}, {max(0.0, cap - before):.4f} left"
             )
         return found
 
-    def _spent(self, reservations: Iterable[Reservation], delta: float | None, data_set: str) -> Spent:
+    def _epsilon_of(
+        self, used: Iterable[tuple[Mechanism, int, bool]], *, delta: float | None = None, cap: float | None = None
+    ) -> Spent:
         opened = self._opened()
-        held_out: Counter[Mechanism] = Counter()
-        trained: Counter[Mechanism] = Counter()
-        for found in reservations:
-            carried = found.data_set != data_set
-            if carried or found.mechanism.phase in HELD_OUT:
-                held_out[found.mechanism] += found.count
-            if carried or found.mechanism.phase not in HELD_OUT:
-                trained[found.mechanism] += found.count
         at = real(opened.delta) if delta is None else delta
-        groups = [_composed(group, delta=at, adjacency=opened.adjacency) for group in (trained, held_out)]
-        return max(groups, key=lambda group: group.epsilon)
+        return epsilon_of(grouped(used), delta=at, adjacency=opened.adjacency, cap=cap)
 
-
-def events_of(counts: Counter[Mechanism]) -> tuple[Event, ...]:
-    """Return the events of mechanisms used so often; a phase that several runs release alike is one event.
-
-    In their order and never over phases, so that of one run these are the very events of its plan: the last digits of
-    an accountant's sum must not decide whether a cap that is exactly the plan's epsilon is kept.
-    """
-    together: Counter[tuple[Phase, float, float]] = Counter()
-    for mechanism, count in counts.items():
-        together[mechanism.phase, mechanism.noise_multiplier, mechanism.sample_rate] += count
-    return tuple(
-        Event(noise_multiplier=noise_multiplier, sample_rate=sample_rate, count=count)
-        for (_, noise_multiplier, sample_rate), count in together.items()
-    )
-
-
-def _composed(counts: Counter[Mechanism], *, delta: float, adjacency: Adjacency) -> Spent:
-    distance = sum(mechanism.distance * count for mechanism, count in counts.items())
-    return spent(events_of(counts), delta=delta, adjacency=adjacency, distance=distance)
+    @staticmethod
+    def _used(reservations: Iterable[Reservation], data_set: str) -> Iterator[tuple[Mechanism, int, bool]]:
+        """Give mechanism and count of each reservation, and whether it is carried over from another data set."""
+        return ((found.mechanism, found.count, found.data_set != data_set) for found in reservations)
 
 
 def _need_accountable(mechanism: Mechanism, adjacency: Adjacency) -> None:

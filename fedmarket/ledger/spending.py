@@ -1,29 +1,28 @@
-"""Epsilon as an auditor finds it: recomputed from mechanisms' parameters, once for equal events, and in every reading.
+"""Epsilon of what ledgers say was used, recomputed from mechanisms' parameters; party and auditor use the same code.
 
-Never is a figure of an entry an input. The bookkeeping is the auditor's own and grows with each entry, where
-:meth:`fedmarket.ledger.replay.State.spent` goes through all reservations again; a test holds the two together.
+Never is a figure of an entry an input. What is used is counted twice: by :class:`fedmarket.ledger.replay.State`, which
+goes through all reservations again, and by the auditor's :class:`fedmarket.ledger.reading.Meter`, which grows with each
+entry. A test holds the two together.
 """
 
-import importlib.util
 import math
 from collections import Counter
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from collections.abc import Iterable
+from dataclasses import replace
 
 from fedmarket.errors import PlanError
 from fedmarket.ledger.canonical import real
-from fedmarket.ledger.entries import Reserved, Statement, Voided
 from fedmarket.ledger.fields import Adjacency
 from fedmarket.ledger.findings import Overlap, PartyAccount
 from fedmarket.ledger.planned import Plan
-from fedmarket.ledger.replay import State, events_of
-from fedmarket.privacy.accountant import Event, Spent, exact_epsilon, one_accountant, spent, under
-from fedmarket.privacy.distributed import reduced_delta
-from fedmarket.privacy.mechanism import Mechanism
+from fedmarket.privacy.accountant import Event, Spent, spent, weighed
+from fedmarket.privacy.mechanism import Mechanism, Phase
 from fedmarket.privacy.observers import observers
 from fedmarket.privacy.plan import HELD_OUT, PrivacyPlan
 
 Counts = Counter[Mechanism]
+Groups = tuple[Counts, Counts]
+"""What rows trained on pay for, and rows held out."""
 
 LARGEST_MU = 30.0
 """Beyond this nothing is accounted: epsilon is in the hundreds, and accountants would take hours to say so."""
@@ -32,131 +31,85 @@ LEAST_NOISE = 0.2
 """Noise multiplier below which a sampled mechanism is not accounted, for the same reason."""
 
 
-def second_accountant() -> bool:
-    """Return whether the accountant that checks sampled mechanisms is installed; the ``train`` extra has it."""
-    return importlib.util.find_spec("opacus") is not None
+def grouped(used: Iterable[tuple[Mechanism, int, bool]]) -> Groups:
+    """Return who pays for mechanisms that were ``used`` so often; what is carried from other data counts for both."""
+    trained: Counts = Counter()
+    held_out: Counts = Counter()
+    for mechanism, count, carried in used:
+        if carried or mechanism.phase not in HELD_OUT:
+            trained[mechanism] += count
+        if carried or mechanism.phase in HELD_OUT:
+            held_out[mechanism] += count
+    return trained, held_out
 
 
-@dataclass(slots=True)
-class Meter:
-    """What counts on each data set of one ledger, moved on by each entry that the replay has taken."""
-
-    used: dict[str, Counts] = field(default_factory=dict)
-    given_back: int = 0
-
-    def take(self, statement: Statement, state: State) -> str | None:
-        """Move on by ``statement``, which ``state`` has just taken; return the data set that it changed."""
-        if not isinstance(statement, Reserved | Voided):
-            return None
-        found = state.reservations[statement.run, statement.round]
-        counts = self.used.setdefault(found.data_set, Counter())
-        if isinstance(statement, Reserved):
-            counts[found.mechanism] += found.count
-        elif found.counts:
-            return None
-        else:
-            counts[found.mechanism] -= found.count
-            self.given_back += found.count
-            if not counts[found.mechanism]:
-                del counts[found.mechanism]
-        return found.data_set
-
-    def groups(self, data_set: str, state: State) -> tuple[Counts, Counts]:
-        """Return what rows trained on pay for, and rows held out; what is carried over counts for both."""
-        trained: Counts = Counter()
-        held_out: Counts = Counter()
-        for source in sorted(state.lineage.get(data_set, {data_set})):
-            for mechanism, count in self.used.get(source, Counter()).items():
-                if source != data_set or mechanism.phase in HELD_OUT:
-                    held_out[mechanism] += count
-                if source != data_set or mechanism.phase not in HELD_OUT:
-                    trained[mechanism] += count
-        return trained, held_out
-
-
-def epsilon_of(groups: tuple[Counts, ...], *, delta: float, adjacency: Adjacency) -> Spent:
+def epsilon_of(groups: Groups, *, delta: float, adjacency: Adjacency, cap: float | None = None) -> Spent:
     """Return the largest epsilon of ``groups``, each composed by both accountants.
 
-    Where something was sampled and the second accountant is not installed, it is that of the first alone.
+    With ``cap`` it is a bound that is good enough to tell whether the cap is kept, at most times by one accountant
+    (:func:`fedmarket.privacy.accountant.weighed`): what a reservation says.
 
     Raises:
         PlanError: if the accountants disagree, or it is beyond what is accounted.
     """
-    found = (
-        _spent(events_of(group), delta, adjacency, sum(used.distance * count for used, count in group.items()))
-        for group in groups
-    )
-    return max(found, key=lambda one: one.epsilon)
+
+    def found(counts: Counts) -> Spent:
+        events = events_of(counts)
+        _need_moderate(events)
+        distance = sum(mechanism.distance * count for mechanism, count in counts.items())
+        if cap is None:
+            return spent(events, delta=delta, adjacency=adjacency, distance=distance)
+        return weighed(events, delta=delta, adjacency=adjacency, distance=distance, cap=cap)
+
+    return max(map(found, groups), key=lambda one: one.epsilon)
 
 
-def exact_of(groups: tuple[Counts, ...], *, delta: float, adjacency: Adjacency) -> float | None:
-    """Return epsilon by the exact formula alone, a thousand times faster; None where something was sampled.
+def events_of(counts: Counts) -> tuple[Event, ...]:
+    """Return the events of mechanisms used so often; a phase that several runs release alike is one event.
 
-    On full batches privacy-loss distributions find the same to 1e-7, so it tells whether announced figures are right.
-
-    Raises:
-        PlanError: if it is beyond what is accounted.
+    In their order and never over phases, so that of one run these are the very events of its plan: the last digits of
+    an accountant's sum must not decide whether a cap that is exactly the plan's epsilon is kept.
     """
-    if any(mechanism.sample_rate < 1 for group in groups for mechanism in group):
-        return None
-    return max(
-        _exact(events_of(group), delta, adjacency, sum(used.distance * count for used, count in group.items()))
-        for group in groups
+    together: Counter[tuple[Phase, float, float]] = Counter()
+    for mechanism, count in counts.items():
+        together[mechanism.phase, mechanism.noise_multiplier, mechanism.sample_rate] += count
+    return tuple(
+        Event(noise_multiplier=noise_multiplier, sample_rate=sample_rate, count=count)
+        for (_, noise_multiplier, sample_rate), count in together.items()
     )
 
 
-def unsampled(groups: tuple[Counts, ...], *, delta: float, adjacency: Adjacency) -> float | None:
+def unsampled(groups: Groups, *, delta: float, adjacency: Adjacency) -> float | None:
     """Return epsilon if nothing is gained from sampling; None where nothing was sampled.
 
     It is what holds if rows were not drawn each on its own secret coin, but shuffled, or by coins that somebody knows.
+    A statement beside the promise, by the exact formula alone.
     """
     if all(mechanism.sample_rate == 1 for group in groups for mechanism in group):
         return None
-    whole: tuple[Counts, ...] = tuple(Counter() for _ in groups)
+    whole: Groups = (Counter(), Counter())
     for group, made in zip(groups, whole, strict=True):
         for mechanism, count in group.items():
             made[replace(mechanism, sample_rate=1.0)] += count
     try:
-        return epsilon_of(whole, delta=delta, adjacency=adjacency).epsilon
+        return epsilon_of(whole, delta=delta, adjacency=adjacency, cap=math.inf).epsilon
     except PlanError:
         return math.inf
 
 
-@lru_cache(maxsize=4096)
-def _exact(events: tuple[Event, ...], delta: float, adjacency: Adjacency, distance: float) -> float:
-    _need_moderate(events)
-    known = under(events, adjacency)
-    found = exact_epsilon(known, delta) if events else 0.0
-    if not distance:
-        return found
-    # As fedmarket.privacy.accountant.spent: the distance is paid for out of delta.
-    return exact_epsilon(known, reduced_delta(delta, epsilon=1.001 * found + 0.001, distance=distance))
-
-
-@lru_cache(maxsize=4096)
-def _spent(events: tuple[Event, ...], delta: float, adjacency: Adjacency, distance: float) -> Spent:
-    _need_moderate(events)
-    if second_accountant() or all(event.sample_rate == 1 for event in events):
-        return spent(events, delta=delta, adjacency=adjacency, distance=distance)
-    found = one_accountant(events, delta=delta, adjacency=adjacency)
-    if distance:
-        promised = 1.001 * found + 0.001
-        less = reduced_delta(delta, epsilon=promised, distance=distance)
-        found = one_accountant(events, delta=less, adjacency=adjacency)
-        if not found <= promised:
-            raise PlanError(f"delta {delta:g} does not pay for a distance of {distance:.3g}")
-    return Spent(epsilon=found, delta=delta, accountants={"pld": found})
+def second_accountant() -> bool:
+    """Return True: every install has both accountants."""
+    return True
 
 
 def _need_moderate(events: tuple[Event, ...]) -> None:
     """Refuse what takes an accountant hours or all memory, by the central limit of Dong et al. (2022)."""
     squared = 0.0
     for event in events:
-        noise = event.noise_multiplier
-        if event.sample_rate < 1 and not noise >= LEAST_NOISE:
-            raise PlanError(f"a noise multiplier below {LEAST_NOISE:g} is not accounted with sampling")
-        gain = 1 / noise**2 if event.sample_rate == 1 else event.sample_rate**2 * math.expm1(1 / noise**2)
-        squared += event.count * gain
+        noise, sampled = event.noise_multiplier, event.sample_rate < 1
+        if not noise >= (LEAST_NOISE if sampled else 1 / LARGEST_MU):
+            raise PlanError(f"a noise multiplier of {noise:g} is too small to be accounted")
+        squared += event.count * (event.sample_rate**2 * math.expm1(1 / noise**2) if sampled else 1 / noise**2)
     if not squared <= LARGEST_MU**2:
         raise PlanError(f"more than mu {LARGEST_MU:g} is not accounted: epsilon is in the hundreds")
 
@@ -174,9 +127,7 @@ def observers_of(plan: Plan, *, masked: bool) -> tuple[tuple[str, str, float], .
 def _against(plan: Plan, shares: int) -> float:
     mechanisms = tuple(planned.mechanism() for planned in plan.mechanisms)
     delta = real(plan.delta)
-    groups: tuple[Counts, Counts] = (Counter(), Counter())
-    for mechanism in mechanisms:
-        groups[mechanism.phase in HELD_OUT][mechanism] += mechanism.releases
+    groups = grouped((mechanism, mechanism.releases, False) for mechanism in mechanisms)
     try:
         if mechanisms[0].grid is None:
             return epsilon_of(groups, delta=delta, adjacency=plan.adjacency).epsilon

@@ -23,7 +23,7 @@ from fedmarket.ledger.replay import State, take
 from fedmarket.privacy.accountant import Spent
 from fedmarket.privacy.mechanism import Phase
 
-PACKAGES: dict[Accountant, str] = {"pld": "dp-accounting", "prv": "opacus", "exact": "fedmarket"}
+PACKAGES: dict[Accountant, str] = {"pld": "dp-accounting", "prv": "prv-accountant", "exact": "fedmarket"}
 """Where each accountant comes from, for the versions in figures."""
 
 Clock = Callable[[], datetime]
@@ -116,7 +116,7 @@ class Ledger:
         Raises:
             BadMessage: if the run is not joined with the data set in use, or the round is not after the last.
             Refusal: if the plan or the cap forbid it; nothing is written then.
-            PlanError: if the accountants do not agree, or one that is needed is not installed.
+            PlanError: if the accountants do not agree, or it is beyond what they can account.
             UsageError: if it cannot be written.
         """
         found = self._state.after(run, round_number, phase=phase, count=count)
@@ -156,7 +156,7 @@ def is_envelope(line: bytes) -> bool:
 
 
 def figures_of(found: Spent) -> tuple[Figure, ...]:
-    """Return what each accountant found, as an entry writes it."""
+    """Return what each accountant that was asked found, as an entry writes it."""
     known: tuple[Accountant, ...] = ("pld", "prv", "exact")
     return tuple(
         Figure(accountant=name, version=_version_of(PACKAGES[name]), epsilon=decimal(found.accountants[name]))

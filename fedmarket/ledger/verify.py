@@ -154,6 +154,9 @@ def _of_checkpoints(bundle: Bundle, readings: list[Reading]) -> Iterator[Finding
     log_key = VerifierKey.from_text(bundle.manifest.log_key)
     tree, places = Tree(bundle.log), {content: place for place, content in enumerate(bundle.log)}
     size, roots_hold = 0, True
+    known = [
+        witness_key(key) for reading in readings for key in (reading.public_key, *(key for _, key in reading.keys))
+    ]
     for number, content in enumerate(bundle.checkpoints):
         source = checkpoint_name(number)
         try:
@@ -173,18 +176,21 @@ def _of_checkpoints(bundle: Bundle, readings: list[Reading]) -> Iterator[Finding
             yield _integrity(source, f"root over {found.size} entries of the log", root.hex()[:12], said)
         size = max(size, found.size)
         keys = [reading.key_at(found.size, places) for reading in readings]
-        yield from _of_cosignatures(bundle, readings, note, source=source, in_force=keys)
+        yield from _of_cosignatures(bundle, readings, note, source=source, known=known, in_force=keys)
     if size < len(bundle.log) or not bundle.checkpoints:
         yield _missing(LOG, "entries that a checkpoint covers", str(len(bundle.log)), str(size))
 
 
 def _of_cosignatures(
-    bundle: Bundle, readings: list[Reading], note: Note, *, source: str, in_force: list[bytes]
+    bundle: Bundle,
+    readings: list[Reading],
+    note: Note,
+    *,
+    source: str,
+    known: list[VerifierKey],
+    in_force: list[bytes],
 ) -> Iterator[Finding]:
     """Lines of known keys only, one each, all good; enough of them by the keys in force when the log was so long."""
-    known = [
-        witness_key(key) for reading in readings for key in (reading.public_key, *(key for _, key in reading.keys))
-    ]
     auditors = [witness_key(bytes.fromhex(key)) for key in bundle.manifest.auditors]
     try:
         good = note.cosigned((*dict.fromkeys(known), *auditors))

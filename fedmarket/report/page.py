@@ -118,6 +118,7 @@ def _content(results: dict[str, Any]) -> dict[str, Any]:
         "bayes": words.bayes_sentence(results),
         "parties_sentence": words.parties_sentence(results),
         "overlap": words.overlap_sentence(results),
+        "ledger": words.ledger_sentence(results),
         "tiles": tuple(headline_tiles(results)),
         "rankings": rankings,
         "asked": bool(results["configuration"]["privacy"].get("private_evaluation")),

@@ -23,6 +23,7 @@ def print_summary(results: dict[str, Any], console: Console) -> None:
     if results["value"] and results["value"]["ranking"]:
         console.print(_arms(results["value"]["ranking"]))
     console.print(_spent(results))
+    console.print(Text(words.ledger_sentence(results), style="dim" if _holds(results) else "red"))
 
 
 def _arms(ranking: dict[str, Any]) -> Table:
@@ -45,6 +46,10 @@ def _arms(ranking: dict[str, Any]) -> Table:
 
 def _share(loss: float | None) -> str:
     return "-" if loss is None else percent(loss, 2)
+
+
+def _holds(results: dict[str, Any]) -> bool:
+    return results["ledger"] is None or bool(results["ledger"]["good"])
 
 
 def _spent(results: dict[str, Any]) -> Text:

@@ -121,6 +121,18 @@ def overlap_sentence(results: dict[str, Any]) -> str:
     )
 
 
+def ledger_sentence(results: dict[str, Any]) -> str:
+    """Return what an auditor would find in the run's ledgers, and how to look for oneself."""
+    ledger = results["ledger"]
+    if ledger is None:
+        return "No ledger was kept of this run."
+    kept = f"Ledgers of {len(ledger['epsilon'])} parties, {count(ledger['entries'])} signed entries"
+    shown = f"and {count(ledger['checkpoints'])} cosigned checkpoints are in {ledger['bundle']}"
+    broken = [name for name, holds in ledger["verdicts"].items() if not holds]
+    found = f"NOT all holds: {', '.join(broken)}" if broken else "integrity, completeness and promise hold"
+    return f"{kept} {shown}: {found}. Check it yourself: fedmarket verify {ledger['bundle']}"
+
+
 def arm_name(arm: str) -> str:
     """Return the name of an arm for a reader."""
     return ARM_NAMES.get(arm, arm.replace("_", " "))

@@ -11,6 +11,8 @@ from fedmarket import __version__
 from fedmarket.config import ExperimentConfig
 from fedmarket.contract.schema import Contract
 from fedmarket.experiment.arms import arm_named, layout_for, terms_of
+from fedmarket.ledger.bundle import Bundle
+from fedmarket.ledger.verify import verify
 from fedmarket.privacy.observers import observers
 from fedmarket.privacy.plan import PrivacyPlan
 from fedmarket.simulation.campaign import (
@@ -41,6 +43,12 @@ _BOOTSTRAP = 2
 
 FORMAT = "fedmarket-results/1"
 
+BUNDLE = "bundle.zip"
+"""File of the released model's ledgers, beside the results."""
+
+MOST_FINDINGS = 20
+"""Findings about the bundle that the results repeat."""
+
 
 def results_of(
     config: ExperimentConfig, contract: Contract, seeds: list[SeedResult], *, source: str, seconds: float
@@ -64,6 +72,7 @@ def results_of(
         "privacy": {name: _spent(seeds, plan, name) for name in seeds[0].names},
         "plan": _plan(config, plan),
         "federation": _federation(seeds, config, contract),
+        "ledger": None if seeds[0].bundle is None else _ledger(seeds[0].bundle),
         "not_protected": [*NOT_PROTECTED, AGGREGATION_NOT_PROTECTED[config.aggregation.secagg]],
         "assumptions": [
             GENERATOR_WORDS[plan.generator],
@@ -237,6 +246,21 @@ def _federation(seeds: list[SeedResult], config: ExperimentConfig, contract: Con
     }
 
 
+def _ledger(bundle: Bundle) -> dict[str, Any]:
+    """Return what an auditor would find in the bundle of the released model's run, by the auditor's own code."""
+    verdict = verify(bundle).to_document()
+    return {
+        "bundle": BUNDLE,
+        "entries": len(bundle.log),
+        "checkpoints": len(bundle.checkpoints),
+        "quorum": verdict["quorum"],
+        "good": verdict["good"],
+        "verdicts": verdict["verdicts"],
+        "findings": [finding["line"] for finding in verdict["findings"][:MOST_FINDINGS]],
+        "epsilon": {party["name"]: party["epsilon"] for party in verdict["parties"]},
+    }
+
+
 def _configuration(config: ExperimentConfig) -> dict[str, Any]:
     """Return the configuration as given, without the folders of the machine that ran it."""
     document = config.model_dump(mode="json", exclude={"output"})
@@ -248,7 +272,17 @@ def _configuration(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    packages = ("flwr", "torch", "opacus", "dp-accounting", "cryptography", "numpy", "scikit-learn", "polars")
+    packages = (
+        "flwr",
+        "torch",
+        "opacus",
+        "dp-accounting",
+        "prv-accountant",
+        "cryptography",
+        "numpy",
+        "scikit-learn",
+        "polars",
+    )
     return {"fedmarket": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}}
 
 

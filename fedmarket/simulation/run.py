@@ -17,10 +17,11 @@ from fedmarket.contract.schema import load_contract
 from fedmarket.experiment.arms import arm_named, terms_of
 from fedmarket.experiment.market import MarketKey, forget_markets, open_market
 from fedmarket.files import need_writable, write_text
+from fedmarket.ledger.bundle import write_bundle
 from fedmarket.models.released import save_model
 from fedmarket.report.page import render
 from fedmarket.simulation.measures import measures_of
-from fedmarket.simulation.results import results_of
+from fedmarket.simulation.results import BUNDLE, results_of
 from fedmarket.simulation.seed import JOINT, OnProgress, SeedResult, run_seed
 
 POLL_SECONDS = 0.1
@@ -38,6 +39,8 @@ def simulate(
     config_path: Path, *, changes: tuple[str, ...] = (), on_progress: OnProgress = lambda _seed, _doing, _share: None
 ) -> Simulation:
     """Run the experiment at ``config_path`` and write ``results.json``, ``report.html`` and ``model.safetensors``.
+
+    With them goes ``bundle.zip``: the ledgers of the released model's run, for auditors, where they were kept.
 
     Everything that can be wrong with configuration, contract, data and privacy plan is found before the first round.
 
@@ -66,6 +69,10 @@ def simulate(
     save_model(
         folder / "model.safetensors", seeds[0].model, model=config.model, contract=contract, private=terms.plan.private
     )
+    if seeds[0].bundle is not None:
+        write_bundle(seeds[0].bundle, folder / BUNDLE, replace=True)
+    else:
+        (folder / BUNDLE).unlink(missing_ok=True)  # an older run's would seem to be this one's
     write_text(folder / "results.json", document)
     write_text(folder / "report.html", page)
     return Simulation(results=results, folder=folder)

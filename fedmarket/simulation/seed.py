@@ -1,22 +1,26 @@
 """All arms of one seed: trained through Flower's apps in this process, scored on the common test rows."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import disk_usage
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from fedmarket.aggregation.secagg.roster import MOST_MEMBERS
 from fedmarket.arrays import FeatureArray, FloatArray, RowNumbers
 from fedmarket.data.transactions import Counts
-from fedmarket.experiment.arms import ARMS, Arm, terms_of
+from fedmarket.experiment.arms import ARMS, Arm, arm_named, terms_of
 from fedmarket.experiment.market import Market, MarketKey, declared_rows, open_market
 from fedmarket.federation.messages import Rejection, VoidRound
 from fedmarket.federation.party import PartyState
-from fedmarket.federation.seat import rehearsal_roster
+from fedmarket.federation.rehearsal import bundle_of_rehearsal, rehearse
 from fedmarket.flower.inprocess import Apps, OnExchange, Outcome, RunConfig, load_apps, run_in_process
+from fedmarket.ledger.bundle import Bundle
 from fedmarket.models.prediction import Prediction
 from fedmarket.models.released import ModelState
 from fedmarket.privacy.histogram import SegmentSums, Statistics
@@ -27,6 +31,9 @@ from fedmarket.simulation.predictions import (
     past_spend_of,
     simple_predictions,
 )
+
+MEMORY, ROOM = "/dev/shm", 1 << 30  # noqa: S108 - what is put there goes into a folder for its owner alone
+"""Where Linux keeps files in memory, and the bytes that must be free there."""
 
 JOINT = "federated_dp"
 """The arm that is released."""
@@ -54,6 +61,7 @@ class SeedResult:
         expected_value: (m,) true expectations of what each will spend, where they are known.
         exact_segments: the sums of the segments of training rows without noise.
         states: what each party of the released model spent.
+        bundle: what an auditor is handed of the released model's run; None where no ledger was kept.
     """
 
     seed: int
@@ -80,6 +88,7 @@ class SeedResult:
     messages: int
     bytes_up: int
     seconds: dict[str, float]
+    bundle: Bundle | None = field(repr=False)
 
 
 def run_seed(key: MarketKey, on_progress: OnProgress = lambda _seed, _doing, _share: None) -> SeedResult:
@@ -103,8 +112,9 @@ def run_seed(key: MarketKey, on_progress: OnProgress = lambda _seed, _doing, _sh
                 continue
             outcomes[arm.name] = runs.run(arm)
             predictions[arm.name] = arm_prediction(market, outcomes[arm.name].model)
+        bundle = _bundle(market, roster, outcomes[JOINT])
     predictions |= {BOOSTED: runs.boosted()} | simple_predictions(market)
-    return _result(market, runs, predictions=predictions, alone=alone, outcomes=outcomes)
+    return _result(market, runs, predictions=predictions, alone=alone, outcomes=outcomes, bundle=bundle)
 
 
 def run_arm(
@@ -133,13 +143,25 @@ def run_arm(
 
 @contextmanager
 def rehearsed(market: Market) -> Iterator[str]:
-    """Give the path of a roster with fresh identities, where the market sums securely; else nothing."""
-    if market.config.aggregation.secagg == "ideal":
+    """Give the path of a roster with fresh identities, beside which parties and server keep their books.
+
+    It is empty where sums are in the open among more parties than a roster holds: such a run has no ledger.
+    """
+    federation, secure = market.config.federation, market.config.aggregation.secagg == "secure"
+    if not secure and len(market.names) > MOST_MEMBERS:
         yield ""
         return
-    with TemporaryDirectory() as folder:  # only its owner may enter it, and the parties' keys are gone with it
-        least = market.config.federation.minimum_survivors
-        yield str(rehearsal_roster(Path(folder), market.names, minimum_survivors=least))
+    with TemporaryDirectory(dir=_in_memory()) as folder:  # for its owner alone, and keys are gone with it
+        least = federation.minimum_survivors if secure else None
+        yield str(rehearse(Path(folder), market.names, minimum_survivors=least))
+
+
+def _in_memory() -> str | None:
+    """Return a folder in memory, where there is room: no key touches a disk, and books need not wait for one."""
+    try:
+        return MEMORY if disk_usage(MEMORY).free >= ROOM and os.access(MEMORY, os.W_OK) else None
+    except OSError:
+        return None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -181,6 +203,13 @@ class _Runs:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
+def _bundle(market: Market, roster: str, released: Outcome) -> Bundle | None:
+    if not roster:
+        return None
+    terms = terms_of(arm_named(JOINT), market.config, market.contract, seed=market.seed)
+    return bundle_of_rehearsal(Path(roster), released.run, terms)
+
+
 def _result(
     market: Market,
     runs: _Runs,
@@ -188,6 +217,7 @@ def _result(
     predictions: dict[str, Prediction],
     alone: dict[str, tuple[Prediction, ...]],
     outcomes: dict[str, Outcome],
+    bundle: Bundle | None,
 ) -> SeedResult:
     names, rows, population, released = market.names, market.test_rows, market.population, outcomes[JOINT]
     train = [market.deal.train[name] for name in names]
@@ -217,6 +247,7 @@ def _result(
         messages=released.messages,
         bytes_up=released.largest_bytes_up,
         seconds=runs.seconds,
+        bundle=bundle,
     )
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from fedmarket.aggregation.secagg.roster import Member
 from fedmarket.federation.identity import load_identity, new_identity, save_identity
+from fedmarket.federation.rehearsal import load_seat
 from fedmarket.federation.roster import load_roster, new_roster
-from fedmarket.federation.seat import load_seat
 
 Fedmarket = Callable[..., Any]
 
@@ -95,7 +95,7 @@ def test_a_rehearsal_has_a_key_for_every_party_of_the_market(fedmarket: Fedmarke
     assert roster.names == ("bank", "grocer", "insurer", "telecom")
     assert (roster.threshold, roster.minimum_survivors) == (3, 3)
     files = [folder / f"{place:02}.pem" for place in range(4)]
-    assert sorted(folder.iterdir()) == [*files, path]
+    assert sorted(folder.iterdir()) == [*files, folder / "log.pem", path]
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     for file, member in zip(files, roster.members, strict=True):

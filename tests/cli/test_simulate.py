@@ -247,7 +247,7 @@ def test_too_few_parties_for_secure_aggregation_are_told_the_way_out(fedmarket: 
     shop.table().with_columns(pl.col("company").replace("company-3", "company-2")).write_csv(shop.csv)
     ran = fedmarket("simulate", shop.config)
     assert ran.error.startswith("aggregation.secagg: secure aggregation is not possible here (")
-    assert "expected 4 to 100 members, got 3" in ran.error
+    assert "secure aggregation needs 4 to 100 members, got 3" in ran.error
     assert ran.error.endswith("; change that, or sum in the open with aggregation.secagg=ideal")
     assert ran.code == 2
     assert not (shop.folder / "out").exists()

@@ -84,8 +84,8 @@ def test_a_roster_with_a_lower_threshold_or_fewer_survivors_than_it_cannot_be_ma
     with pytest.raises(ConfigError, match=r"minimum_survivors: expected 5 \(the threshold\) to 7, got 4"):
         world.roster_of("abcdefg", minimum=4)
     for few in ("ab", "abc"):
-        with pytest.raises(ConfigError, match="expected 4 to 100 members"):
-            world.roster_of(few)
+        with pytest.raises(ConfigError, match="secure aggregation needs 4 to 100 members"):
+            Seat(identity=world.identity_of("a"), roster=world.roster_of(few))
 
 
 def test_a_party_that_is_not_in_its_roster_has_no_seat(world):

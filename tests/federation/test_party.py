@@ -43,7 +43,8 @@ def test_an_answer_says_who_it_is_from_and_what_it_answers(world, secagg: str):
     terms = member.party.terms
     update = member.answer(world.request(terms, 0))
     assert (update.party, update.round_number, update.step) == ("a", 0, terms.steps[0])
-    assert [field.name for field in fields(update)] == ["party", "round_number", "step", "content"]
+    assert [field.name for field in fields(update)] == ["party", "round_number", "step", "content", "told"]
+    assert update.told is None
 
 
 @MODES
@@ -392,6 +393,6 @@ def test_what_a_message_carries_is_not_in_its_repr(world):
     assert request.packet
     assert "model" not in repr(request)
     assert repr(request.packet)[2:40] not in repr(request)
-    assert repr(updates[0]) == "Update(party='a', round_number=1, step='advertise')"
+    assert repr(updates[0]) == "Update(party='a', round_number=1, step='advertise', told=None)"
     spent = "Spending(centre=0, update=0, calibrate=0, level=0, segment=0, evaluate=0)"
     assert repr(member.state) == f'PartyState(run=b"one run\'s number", last_round=1, spending={spent})'

@@ -85,10 +85,17 @@ def test_a_document_that_breaks_a_rule_is_refused_by_file_and_key(document, old,
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 101])
-def test_fewer_than_four_or_more_than_a_hundred_members_are_refused(count):
-    with pytest.raises(ConfigError, match="expected 4 to 100 members"):
+@pytest.mark.parametrize("count", [0, 101])
+def test_no_members_or_more_than_a_hundred_are_refused(count):
+    with pytest.raises(ConfigError, match="expected 1 to 100 members"):
         new_roster(member(i) for i in range(1, count + 1))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_roster_of_fewer_than_four_is_refused_for_secure_aggregation_alone(count):
+    roster = new_roster(member(i) for i in range(1, count + 1))
+    with pytest.raises(ConfigError, match=f"secure aggregation needs 4 to 100 members, got {count}"):
+        roster.need_maskable()
 
 
 def test_a_missing_file_is_named(tmp_path):

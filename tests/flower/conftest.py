@@ -7,7 +7,7 @@ import pytest
 from flwr.app import Context, Message
 
 from fedmarket.experiment.market import MarketKey, open_market
-from fedmarket.federation.seat import rehearsal_roster
+from fedmarket.federation.rehearsal import rehearse
 from fedmarket.flower import inprocess
 from fedmarket.flower.codec import MODEL_ARRAYS
 from fedmarket.flower.inprocess import Apps, Outcome, RunConfig, load_apps, run_in_process
@@ -26,15 +26,18 @@ def apps() -> Apps:
 
 @pytest.fixture(scope="session")
 def run_config(write_market, tmp_path_factory: pytest.TempPathFactory) -> MakeRunConfig:
-    """Return a maker of run configurations for four parties of the tiny market, masked or, for ``sum``, in the open."""
+    """Return a maker of run configurations for four parties of the tiny market, masked or, for ``sum``, in the open.
+
+    Keys and books are new in each: with the same, a second run would pass the cap.
+    """
     path = write_market(tmp_path_factory.mktemp("market"))
     names = open_market(MarketKey(config=path, changes=(), seed=0)).names
-    roster = rehearsal_roster(path.parent / "roster", names, minimum_survivors=3)
 
     def make(*changes: str, step: str = "mask", **changed: object) -> RunConfig:
         secure = step != "sum"
+        roster = rehearse(tmp_path_factory.mktemp("roster"), names, minimum_survivors=3 if secure else None)
         fields = {"config": str(path), "arm": "federated_dp", "seed": 0, "alone": "", "parties": 4, "output": ""}
-        fields |= {"changes": "\n".join(changes if secure else (OPEN, *changes)), "roster": str(roster) * secure}
+        fields |= {"changes": "\n".join(changes if secure else (OPEN, *changes)), "roster": str(roster)}
         return fields | changed
 
     return make

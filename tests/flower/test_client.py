@@ -101,13 +101,16 @@ def test_a_party_that_has_not_joined_answers_no_step(apps, run_config, step: str
 )
 def test_a_node_says_what_is_wrong_with_its_configuration(apps, run_config, node, changed, said):
     context = Context(run_id=1, node_id=1, node_config=node, state=RecordDict(), run_config=run_config(**changed))
-    own = client.party_of(context).terms.hash if said.startswith("party bank") else "0"
+    own = "0"
+    if said.startswith("party bank"):
+        with client.party_of(context) as party:
+            own = party.terms.hash
     fields = ConfigRecord({"run": bytes(16), "terms_hash": own, "roster_hash": ""})
     reply = apps.client(Message(RecordDict({"fields": fields}), dst_node_id=1, message_type="query.join"), context)
     assert said in str(reply.content.config_records["refused"]["reason"])
 
 
-def test_a_party_answers_nothing_but_its_seven_actions(apps, run_config):
+def test_a_party_answers_nothing_but_its_eight_actions(apps, run_config):
     others = ("train", "train.rows", "train.update", "train.unmask", "query", "query.sum", "query.mask", "evaluate")
     for action in others:
         with pytest.raises(Exception, match=r"(?i)no .*function"):
@@ -115,6 +118,7 @@ def test_a_party_answers_nothing_but_its_seven_actions(apps, run_config):
 
 
 @pytest.mark.parametrize("arm", ["pooled", "pooled_dp", "local_only_dp"])
-def test_arms_of_one_party_load_no_seat_and_leave_a_roster_unread(run_config, arm: str):
+def test_arms_of_one_party_have_no_seat_and_no_books_and_leave_a_roster_unread(run_config, arm: str):
     context = node(run_config, arm=arm, alone="bank", roster="/none.toml")
-    assert client.party_of(context).seat is None
+    with client.party_of(context) as party:
+        assert party.seat is party.books is None

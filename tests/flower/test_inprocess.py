@@ -12,9 +12,8 @@ from flwr.serverapp import ServerApp
 
 from fedmarket.aggregation.steps import IN_THE_OPEN, SECURE
 from fedmarket.errors import ConfigError, FederationStopped, PlanError
-from fedmarket.federation.messages import Acceptance
-from fedmarket.federation.seat import rehearsal_roster
-from fedmarket.flower.codec import acceptance_to_records, message_type, refusal_to_records
+from fedmarket.federation.rehearsal import rehearse
+from fedmarket.flower.codec import acceptance_from_records, acceptance_to_records, message_type, refusal_to_records
 from fedmarket.flower.inprocess import Apps, Outcome, load_apps, run_in_process
 from fedmarket.privacy.budget import Spending
 
@@ -131,7 +130,7 @@ def test_a_bad_reply_is_rejected_by_name_and_the_model_is_that_of_the_others(run
 
 
 def test_an_honest_run_has_no_rejections_and_another_model(run_config, apps, without, honest, same):
-    for step, messages in (("sum", 4 + 4 * 8), ("mask", 4 + 4 * 5 * 8)):
+    for step, messages in (("sum", 4 + 4 * 8 + 8), ("mask", 4 + 4 * 5 * 8 + 8)):
         outcome = run_in_process(apps, run_config(step=step), nodes=4)
         assert (outcome.rejections, outcome.void_rounds) == ((), ())
         assert outcome.messages == messages
@@ -141,8 +140,7 @@ def test_an_honest_run_has_no_rejections_and_another_model(run_config, apps, wit
 
 def acceptance_of(**changed: object) -> Reply:
     def reply(message: Message, answer: Message) -> Message:
-        said = answer.content.config_records["fields"]
-        honest = Acceptance(party=said["party"], declared_rows=said["declared_rows"], terms_hash=said["terms_hash"])
+        honest = acceptance_from_records(answer.content)
         return Message(acceptance_to_records(replace(honest, **changed)), reply_to=message)
 
     return reply
@@ -169,7 +167,7 @@ def test_a_bad_acceptance_keeps_the_node_out_and_the_others_in(run, without, ste
     assert [(r.round_number, r.step, r.party, r.reason) for r in outcome.rejections] == [
         (0, "join", f"node {NODE}", said)
     ]
-    assert outcome.messages == 4 + 3 * 4 * (1 if step == "sum" else 5)
+    assert outcome.messages == 4 + 3 * 4 * (1 if step == "sum" else 5) + 3 * 2
     assert same(outcome, without)
 
 
@@ -249,7 +247,7 @@ def test_sums_in_the_open_need_no_roster_and_leave_one_unread(apps, run_config, 
 
 def test_a_party_with_another_roster_stays_out(apps, run_config, run_with, without, tmp_path: Path, same):
     """Same names, other keys: no signature of theirs would be believed."""
-    other = rehearsal_roster(tmp_path, ("bank", "grocer", "insurer", "telecom"), minimum_survivors=3)
+    other = rehearse(tmp_path, ("bank", "grocer", "insurer", "telecom"), minimum_survivors=3)
 
     def answer(message: Message, context: Context) -> Message:
         if context.node_id == NODE:
@@ -265,7 +263,7 @@ def test_a_party_with_another_roster_stays_out(apps, run_config, run_with, witho
 
 def test_a_member_of_the_roster_that_never_comes_costs_nothing(apps, run_config, honest, tmp_path: Path, same):
     names = ("absent", "bank", "grocer", "insurer", "telecom")
-    roster = rehearsal_roster(tmp_path, names, minimum_survivors=4)
+    roster = rehearse(tmp_path, names, minimum_survivors=4)
     outcome = run_in_process(apps, run_config(*SHORT, "federation.minimum_survivors=4", roster=str(roster)), nodes=4)
     assert (outcome.rejections, outcome.void_rounds) == ((), ())
     assert same(outcome, honest)

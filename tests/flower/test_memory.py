@@ -60,9 +60,9 @@ def test_a_party_that_forgot_what_it_spent_answers_no_more(apps, run_config, run
         run_config(), before_each(step, of_round=2, do=lambda context: context.state.pop(STATE), client=apps.client)
     )
     assert {r.party for r in outcome.rejections} == {"grocer"}
-    expected = [(2, step), *((number, "advertise") for number in range(3, 8))]
+    expected = [(2, step), *((number, "advertise") for number in range(3, 8)), *[(8, "close")] * 2]
     assert [(r.round_number, r.step) for r in outcome.rejections] == expected
-    assert outcome.rejections[-1].reason == "this party has not joined a run"
+    assert outcome.rejections[-3].reason == "this party has not joined a run"
     assert outcome.states[1].spending.update == 0
 
 
@@ -162,6 +162,7 @@ def test_nothing_secret_is_left_when_the_round_is_over(apps, run_config, run_wit
         "train.mask": {True},
         "query.consent": {True},
         "query.unmask": {False},
+        "query.close": {False},
     }
     assert not any(state.secagg for state in outcome.states)
 
@@ -181,8 +182,9 @@ def test_no_secret_shows_in_what_is_printed(apps, run_config, run_with):
 
     def looking(message: Message, context: Context) -> Message:
         reply = apps.client(message, context)
-        state, party = kept(context), party_of(context)
-        texts.extend(repr(one) for one in (state, party, party.seat, party.seat.identity))
+        state = kept(context)
+        with party_of(context) as party:
+            texts.extend(repr(one) for one in (state, party, party.seat, party.seat.identity, party.books))
         if state.secagg:
             secrets.extend(unpacked(unpacked(state.secagg, 9)[8], 4))
         return reply

@@ -100,7 +100,7 @@ def test_counts_of_scores_are_those_of_the_parties_whose_masked_counts_came(sile
 
 def test_without_private_evaluation_there_is_a_round_less_and_the_same_model(apps, run_config, honest, released):
     outcome = run_in_process(apps, run_config("privacy.private_evaluation=false"), nodes=4)
-    assert outcome.messages == 4 + 4 * 5 * 7
+    assert outcome.messages == 4 + 4 * 5 * 7 + 8
     assert released(outcome) == (*released(honest)[:-1], None)
     assert {state.spending.evaluate for state in outcome.states} == {0}
 
@@ -187,8 +187,8 @@ def test_every_exchange_waits_as_long_as_is_configured_for_it(apps, run_config, 
     run_in_process(apps, run_config(*changes, step=step), nodes=4)
     steps = IN_THE_OPEN if step == "sum" else SECURE
     each_round = [(message_type(one), 22.0 if one in ("sum", "mask") else 11.0) for one in steps]
-    assert waited == [("query.join", 11.0), *each_round * 8]
-    assert len(waited) == 1 + per_round * 8
+    assert waited == [("query.join", 11.0), *each_round * 8, ("query.close", 11.0), ("query.close", 11.0)]
+    assert len(waited) == 1 + per_round * 8 + 2
 
 
 def test_only_a_step_that_computes_carries_the_model(apps, run_config, run_with):
@@ -199,8 +199,10 @@ def test_only_a_step_that_computes_carries_the_model(apps, run_config, run_with)
         return apps.client(message, context)
 
     run_with(run_config(), listening)
-    assert {kind for kind, records in carried.items() if records == {"arrays fields"}} == {"train.mask"}
-    assert all(records == {"fields"} for kind, records in carried.items() if kind != "train.mask")
+    assert {kind for kind, records in carried.items() if records == {"arrays fields shown"}} == {"train.mask"}
+    assert carried["query.close"] == {"fields", "fields shown"}
+    others = carried.keys() - {"train.mask", "query.close"}
+    assert all(carried[kind] == {"fields"} for kind in others)
 
 
 def test_the_server_hears_no_sum_of_a_party_in_the_open(apps, run_config, run_with):

@@ -19,7 +19,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from fedmarket.experiment.market import MarketKey, open_market
-from fedmarket.federation.seat import rehearsal_roster
+from fedmarket.federation.rehearsal import rehearse
 from fedmarket.flower.inprocess import load_apps, run_in_process
 
 pytestmark = [
@@ -84,7 +84,7 @@ def superlink(tmp_path: Path) -> Iterator[Superlink]:
 def test_flowers_own_runtime_gives_the_same_model_to_the_last_bit(superlink: Superlink, write_market, tmp_path: Path):
     config = write_market(tmp_path / "market")
     names = open_market(MarketKey(config=config, changes=(), seed=0)).names
-    roster = rehearsal_roster(tmp_path / "roster", names, minimum_survivors=3)
+    roster = rehearse(tmp_path / "roster", names, minimum_survivors=3)
     model = tmp_path / "model.safetensors"
     ran = superlink.flwr(
         "run", ".", "here", "--stream",
@@ -94,10 +94,10 @@ def test_flowers_own_runtime_gives_the_same_model_to_the_last_bit(superlink: Sup
     assert model.is_file(), f"{ran.stdout[-3000:]}\n{ran.stderr[-3000:]}\n{superlink.log.read_text()[-3000:]}"
     run_config = {
         "config": str(config), "changes": "", "arm": "federated_dp", "seed": 0, "alone": "", "parties": 4,
-        "roster": str(roster), "output": "",
+        "roster": str(rehearse(tmp_path / "again", names, minimum_survivors=3)), "output": "",
     }  # fmt: skip
     outcome = run_in_process(load_apps(ROOT), run_config, nodes=4)
-    assert outcome.messages == 4 + 4 * 5 * 8
+    assert outcome.messages == 4 + 4 * 5 * 8 + 8
     here = outcome.model
     there = load_file(model)
     assert set(there) == {"centre", "scale", "parameters", "calibration"}

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from fedmarket.experiment.market import Market, MarketKey, open_market
-from fedmarket.federation.seat import rehearsal_roster
+from fedmarket.federation.rehearsal import rehearse
 from fedmarket.flower.inprocess import Outcome, run_in_process
 from fedmarket.models.objectives import objective_of
 from fedmarket.models.released import load_model, predict
@@ -47,7 +47,7 @@ def run(apps, markets) -> Callable[..., Outcome]:
         path, roster = markets[kind], ""
         names = opened(path, *changes).names
         if OPEN not in changes:
-            roster = str(rehearsal_roster(path.parent / f"roster{hash(changes)}", names, minimum_survivors=3))
+            roster = str(rehearse(path.parent / f"roster{hash(changes)}", names, minimum_survivors=3))
         fields = {"config": str(path), "arm": arm, "seed": 0, "alone": "", "parties": 4, "output": output}
         return run_in_process(apps, fields | {"changes": "\n".join(changes), "roster": roster}, nodes=4)
 

@@ -349,8 +349,9 @@ def dishonest(draw):
             plan["mechanisms"][1]["noise_multiplier"] = "6.5"
             return statement | draw_join(statement, plan)
         figures = [dict(figure) for figure in statement["figures"]]
-        figures[how % 2]["epsilon"] = str(float(figures[how % 2]["epsilon"]) + (1e-5, -1e-5, 0.1)[how % 3])
-        return statement | ({"figures": figures} if how else {"figures": figures[:1]})
+        said = figures[how % len(figures)]
+        said["epsilon"] = str(float(said["epsilon"]) + (1e-5, -1e-5, 0.1)[how % 3])
+        return statement | {"figures": figures if how else [statement["figures"][0] | {"accountant": "prv"}]}
 
     def draw_join(statement, plan):
         return ({"plan": plan}, {"terms_hash": "0" * 64}, {"roster_hash": "0" * 64},

@@ -9,7 +9,8 @@ import pytest
 from fedmarket.errors import BadMessage, PlanError, Refusal
 from fedmarket.ledger.canonical import decimal
 from fedmarket.ledger.planned import planned
-from fedmarket.ledger.replay import events_of, replay
+from fedmarket.ledger.replay import replay
+from fedmarket.ledger.spending import events_of
 from fedmarket.privacy import accountant
 from fedmarket.privacy.accountant import gaussian_epsilon
 from fedmarket.privacy.mechanism import Grid, Mechanism
@@ -146,7 +147,7 @@ def test_the_next_reservation_is_weighed_before_it_is_made(reserved, chain, know
     assert before.epsilon < found.epsilon < 1.5
     assert state.spent() == before
     begun.add("reserved", round=1, count=1, cap="1.5")
-    assert replay(begun.envelopes).spent() == found
+    assert found.accountants == {"exact": replay(begun.envelopes).spent().accountants["exact"]}
 
 
 def test_the_cap_is_kept_and_the_refusal_says_what_is_left(chain, known):
@@ -179,11 +180,69 @@ def test_the_plan_is_kept_whatever_the_cap(chain, known):
         state.after(known.other, 0, phase="update", count=1)
 
 
-def test_without_the_second_accountant_nothing_is_claimed(reserved, monkeypatch):
-    def missing(*_):
-        raise PlanError("the second accountant needs Opacus")
+def test_where_the_second_accountant_fails_nothing_is_claimed(reserved, monkeypatch):
+    def failed(*_):
+        raise PlanError("the PRV accountant failed (ValueError); no epsilon is claimed")
 
     state = replay(reserved(plan_of(SAMPLED)).envelopes)
-    monkeypatch.setattr(accountant, "prv_epsilon", missing)
-    with pytest.raises(PlanError, match="Opacus"):
+    monkeypatch.setattr(accountant, "prv_epsilon", failed)
+    with pytest.raises(PlanError, match="PRV accountant failed"):
         state.spent()
+
+
+@pytest.mark.parametrize("plan", [plan_of(CENTRE, UPDATE, EVALUATE), plan_of(CENTRE, SAMPLED, EVALUATE)])
+def test_a_reservation_near_the_cap_is_weighed_by_both_accountants_and_others_by_one(chain, plan):
+    whole = plan.spent()
+    document = planned(plan, assumed_colluders=1, minimum_survivors=4).model_dump()
+
+    def asked(cap):
+        begun = chain().add("opened", cap=cap).add("joined", plan=document).add("reserved", phase="centre", cap=cap)
+        state = replay(begun.envelopes)
+        return state.after("1" * 32, 1, phase="update", count=8)
+
+    first = "pld" if "prv" in whole.accountants else "exact"
+    assert asked(decimal(whole.epsilon)) == whole
+    assert asked("8.0").accountants == {first: whole.accountants[first]}
+    with pytest.raises(Refusal, match="would bring epsilon"):
+        asked(decimal(whole.epsilon - 1e-6))
+
+
+@pytest.mark.parametrize("update", [UPDATE, SAMPLED])
+def test_a_run_that_the_cap_does_not_bear_is_refused_as_a_whole(chain, known, update):
+    plan = plan_of(CENTRE, update, EVALUATE)
+    document = planned(plan, assumed_colluders=1, minimum_survivors=4)
+
+    def opened(cap):
+        return replay(chain().add("opened", cap=cap).envelopes)
+
+    state = opened(decimal(plan.spent().epsilon))
+    assert state.need_affordable(document) == plan.spent()
+    assert (state.runs, state.size) == ({}, 1)
+    with pytest.raises(Refusal) as caught:
+        opened("0.25").need_affordable(document)
+    said = str(caught.value)
+    assert said.startswith(f"budget: this run would bring epsilon from 0.0000 to {plan.spent().epsilon:.4f}; ")
+    assert said.endswith("the cap is 0.25, 0.2500 left")
+
+
+def test_a_run_is_weighed_with_all_that_counts_and_rows_held_out_for_themselves(reserved, known):
+    begun = reserved(plan_of(UPDATE, EVALUATE))
+    state = replay(begun.envelopes)
+
+    def exact(*mechanisms):
+        document = planned(plan_of(*mechanisms), assumed_colluders=1, minimum_survivors=4)
+        return state.need_affordable(document).accountants["exact"]
+
+    assert exact(UPDATE, EVALUATE) == pytest.approx(gaussian_epsilon(math.sqrt(16 / 36), 1e-5), rel=1e-9)
+    strong = replace(EVALUATE, noise_multiplier=1.0)
+    assert exact(strong) == pytest.approx(gaussian_epsilon(math.sqrt(1 + 1 / 16), 1e-5), rel=1e-9)
+    state = replay(begun.add("data-replaced", overlap=True).envelopes)
+    mu = math.sqrt(8 / 36 + 1 / 16 + 8 / 36)
+    assert exact(UPDATE, EVALUATE) == pytest.approx(gaussian_epsilon(mu, 1e-5), rel=1e-9)
+
+
+def test_a_plan_that_cannot_be_joined_is_not_affordable(chain, known):
+    state = replay(chain("opened").envelopes)
+    other = planned(plan_of(UPDATE, adjacency="replace-one"), assumed_colluders=1, minimum_survivors=4)
+    with pytest.raises(BadMessage, match="unit and adjacency"):
+        state.need_affordable(other)

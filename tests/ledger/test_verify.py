@@ -2,14 +2,16 @@
 
 import runpy
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fedmarket.ledger import spending, statements
 from fedmarket.ledger.bundle import Bundle
+from fedmarket.ledger.canonical import decimal
+from fedmarket.ledger.reading import Meter
 from fedmarket.ledger.replay import State, take
-from fedmarket.ledger.spending import Meter, epsilon_of
+from fedmarket.ledger.spending import epsilon_of
 from fedmarket.ledger.verify import verify
 
 MADE = runpy.run_path(str(Path(__file__).with_name("bundles.py")))
@@ -49,7 +51,10 @@ def test_what_is_recomputed_is_what_the_party_itself_finds(kind):
     made = whole(plan=plan_of(kind=kind))
     for party, account in zip(made.parties, verify(made.bundle()).parties, strict=True):
         assert account.epsilon == pytest.approx(party.state.spent().epsilon, abs=1e-9)
-        assert account.points[-1].epsilon == pytest.approx(account.epsilon, abs=1e-6)
+        # A reservation far from the cap is weighed by the first accountant, and what stands at the end by both.
+        first = next(name for name in ("exact", "pld") if name in account.data[0].accountants)
+        assert account.points[-1].epsilon == pytest.approx(account.data[0].accountants[first], abs=1e-6)
+        assert len(account.data[0].accountants) == 2
 
 
 def test_bookkeeping_over_data_sets_and_void_rounds_is_that_of_the_replay():
@@ -169,15 +174,40 @@ def test_sampling_has_both_readings():
     assert verify(whole().bundle()).parties[0].data[0].unsampled is None
 
 
-def test_without_the_second_accountant_the_first_is_compared_and_the_reader_told(monkeypatch):
-    bundle = whole(plan=plan_of(kind="sampled")).bundle()
-    spending._spent.cache_clear()
-    for module in (spending, statements):
-        monkeypatch.setattr(module, "second_accountant", lambda: False)
-    verdict = verify(bundle)
-    spending._spent.cache_clear()
-    assert verdict.good
-    assert any("Opacus is not installed" in line for line in verdict.questions)
+def updates_of(kind):
+    """Return a plan that begins with an update, and what both accountants find after its first."""
+    plan = plan_of(kind=kind)
+    plan = replace(plan, mechanisms=plan.mechanisms[1:])
+    return plan, plan.spent({"update": 1}).accountants
+
+
+@pytest.mark.parametrize("kind", ["own", "sampled"])
+def test_one_accountant_or_both_may_be_announced(kind):
+    plan, due = updates_of(kind)
+    assert len(due) == 2
+    for names in (*([name] for name in due), [*due]):
+        said = [{"accountant": name, "version": "1", "epsilon": decimal(due[name])} for name in names]
+        assert found(whole(plan=plan, change=changed("reserved", figures=said)).bundle()) == []
+
+
+@pytest.mark.parametrize(("kind", "strange"), [("own", "prv"), ("sampled", "exact")])
+def test_an_accountant_that_does_not_fit_or_one_said_twice_is_found(kind, strange):
+    plan, due = updates_of(kind)
+    first, *_ = said = [{"accountant": name, "version": "1", "epsilon": decimal(due[name])} for name in sorted(due)]
+    for figures in ([*said, first], [first, first], [*said, first | {"accountant": strange}]):
+        (line,) = found(whole(plan=plan, change=changed("reserved", figures=figures)).bundle())
+        assert "entry 2, run 111111111111, round 0: accountants: expected one or all of " in line
+
+
+@pytest.mark.parametrize("kind", ["own", "sampled"])
+def test_near_the_cap_both_accountants_look_whatever_was_announced(kind):
+    plan = plan_of(kind=kind)
+    least, largest = sorted(plan.spent().accountants.values())
+    between = decimal((least + largest) / 2) if kind == "sampled" else decimal(least - 1e-5)
+    report = found(whole(plan=plan, cap=between).bundle())
+    assert len(report) >= 4
+    assert all(line.startswith("promise: ") and f"at most {between}, found {largest:.6f}" in line for line in report)
+    assert found(whole(plan=plan, cap=decimal(largest)).bundle()) == []
 
 
 def test_each_observer_has_an_epsilon_by_the_shares_it_misses():

@@ -2,13 +2,16 @@
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
 from dp_accounting import dp_event
+from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opacus.accountants import PRVAccountant
 from scipy.integrate import quad
 from scipy.optimize import brentq
 from scipy.stats import norm
@@ -24,6 +27,7 @@ from fedmarket.privacy.accountant import (
     pld_epsilon,
     prv_epsilon,
     spent,
+    weighed,
 )
 
 DELTA = 1e-5
@@ -106,6 +110,94 @@ def test_one_sampled_release_costs_what_its_own_integral_says(noise: float, rate
     assert close(pld_epsilon((event(noise, rate, 1),), DELTA), exact)
     assert close(prv_epsilon((event(noise, rate, 1),), DELTA), exact)
     assert not close(pld_epsilon((event(0.9 * noise, rate, 1),), DELTA), exact)
+
+
+RUNS = {
+    "rare": ((1.0, 0.01, 501),),
+    "one": ((1.5, 0.1, 1),),
+    "a block": ((0.8, 0.05, 32),),
+    "less noise": ((0.6, 0.1, 100),),
+    "likely": ((10.0, 0.9, 200),),
+    "three phases": ((30.0, 1.0, 2), (2.0, 0.1, 77), (30.0, 1.0, 3)),
+    "two runs": ((3.0, 0.3, 50), (2.0, 0.1, 20), (3.0, 0.2, 5)),
+}
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_kept_parts_compose_to_what_dp_accounting_finds_by_itself(run: tuple[tuple[float, float, int], ...]):
+    whole = PLDAccountant()
+    for noise, rate, count in run:
+        gaussian = dp_event.GaussianDpEvent(noise)
+        whole.compose(gaussian if rate == 1 else dp_event.PoissonSampledDpEvent(rate, gaussian), count)
+    found = pld_epsilon(tuple(event(*each) for each in run), DELTA)
+    assert found == pytest.approx(whole.get_epsilon(DELTA), abs=1e-8)
+
+
+def test_what_was_asked_before_does_not_change_what_is_found():
+    runs = [(event(9.0, count=1), event(1.5, 0.1, count)) for count in (40, 3, 41, 17)]
+    found = [pld_epsilon(events, DELTA) for events in runs]
+    for cached in (accountant.pld_epsilon, accountant._composed, accountant._loss):
+        cached.cache_clear()
+    assert [pld_epsilon(events, DELTA) for events in reversed(runs)] == found[::-1]
+
+
+def test_hundreds_of_mechanisms_are_composed():
+    many = tuple(event(1000.0 + number, 0.9 if number % 2 else 1.0, 1) for number in range(1200))
+    assert 0 < pld_epsilon(many, DELTA) < 1
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_prv_is_what_opacus_finds_by_code_of_its_own(run: tuple[tuple[float, float, int], ...]):
+    other = PRVAccountant()
+    other.history = list(run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = other.get_epsilon(DELTA, eps_error=accountant.PRV_ERROR)
+    assert prv_epsilon(tuple(event(*each) for each in run), DELTA) == pytest.approx(theirs, abs=1e-6)
+
+
+@pytest.mark.parametrize(("noise", "rate"), [(0.2, 0.1), (0.5, 0.1), (0.8, 0.1), (50.0, 0.001), (50.0, 0.9)])
+def test_the_mean_of_a_loss_is_its_integral_over_what_is_released(noise: float, rate: float):
+    cut = accountant._Cut(loss=accountant._prv(event(noise, rate, 1)), low=-60.0, high=400.0)
+    loss = lambda x: np.log1p(rate * np.expm1((2 * x - 1) / (2 * noise**2)))  # noqa: E731
+    at, step = np.linspace(-12 * noise, 1 + 12 * noise, 200_001, retstep=True)
+    density = (1 - rate) * norm.pdf(at, scale=noise) + rate * norm.pdf(at, loc=1, scale=noise)
+    assert cut.mean() == pytest.approx(float(np.sum(loss(at) * density) * step), rel=1e-5, abs=1e-9)
+
+
+def test_a_grid_that_no_memory_holds_is_refused():
+    with pytest.raises(PlanError, match="grid of more than"):
+        prv_epsilon((event(1.0, 1e-6, 10**9),), DELTA)
+
+
+@pytest.mark.parametrize("events", [FULL["three phases"], SAMPLED["three phases"]], ids=["full", "sampled"])
+def test_a_reservation_far_below_its_cap_is_weighed_by_one_accountant_and_near_it_by_both(events: tuple[Event, ...]):
+    both = spent(events, delta=DELTA, adjacency="add-or-remove-one")
+    first = "exact" if events in FULL.values() else "pld"
+    reach = (both.accountants[first] + 0.02) / 0.99
+
+    def found(cap: float) -> accountant.Spent:
+        return weighed(events, delta=DELTA, adjacency="add-or-remove-one", cap=cap)
+
+    for cap in (reach + 1e-9, 100.0):
+        assert found(cap).accountants == {first: both.accountants[first]}
+        assert found(cap).epsilon == both.accountants[first]
+    for cap in (reach - 1e-9, both.epsilon, both.accountants[first], 0.5 * both.epsilon, 1e-9):
+        assert found(cap) == both
+
+
+@given(first=st.floats(0.0, 40.0), second=st.floats(0.0, 40.0), cap=st.floats(1e-3, 40.0))
+def test_one_accountant_never_keeps_a_cap_that_both_would_not(first: float, second: float, cap: float):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accountant, "pld_epsilon", lambda events, delta: first)
+        patch.setattr(accountant, "prv_epsilon", lambda events, delta: second)
+        events = (event(4.0, 0.5),)
+        try:
+            alone = weighed(events, delta=DELTA, adjacency="add-or-remove-one", cap=cap).epsilon
+            both = spent(events, delta=DELTA, adjacency="add-or-remove-one").epsilon
+        except PlanError:
+            return
+        assert (alone <= cap) == (both <= cap)
 
 
 PUBLISHED = {
@@ -195,7 +287,7 @@ def test_a_failed_second_accountant_claims_nothing(monkeypatch: pytest.MonkeyPat
     def fail(*_: object, **__: object) -> float:
         raise ValueError("secret detail")
 
-    monkeypatch.setattr("opacus.accountants.PRVAccountant.get_epsilon", fail)
+    monkeypatch.setattr("prv_accountant.composers.Heterogeneous.compute_composition", fail)
     with pytest.raises(PlanError, match=r"PRV accountant failed \(ValueError\)"):
         of(event(3.21, 0.5, count=1))
 

@@ -162,6 +162,16 @@ def example_results():
             for name in JOBS
         },
         "plan": _plan(),
+        "ledger": {
+            "bundle": "bundle.zip",
+            "entries": 2504,
+            "checkpoints": 156,
+            "quorum": 6,
+            "good": True,
+            "verdicts": {"integrity": True, "completeness": True, "promise": True},
+            "findings": [],
+            "epsilon": dict.fromkeys(JOBS, 0.99973),
+        },
         "federation": {
             "secagg": "secure",
             "rounds": 65,

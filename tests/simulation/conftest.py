@@ -143,6 +143,7 @@ def seed_result(config: ExperimentConfig, contract: Contract, seed: int) -> Seed
         exact_segments=SegmentSums(sums=np.round(sums), noise_stds=np.zeros(3)) if segments else None,
         messages=40,
         bytes_up=1000,
+        bundle=None,
         seconds={arm.name: 1.0 for arm in ARMS},
     )
 

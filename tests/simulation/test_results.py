@@ -21,7 +21,8 @@ ARMS = {
 }  # fmt: skip
 KEYS = {
     "format", "task", "metric", "name", "created", "data", "arms", "loss", "decomposition", "calibration", "curves",
-    "parties", "privacy", "plan", "federation", "not_protected", "assumptions", "configuration", "versions", "seconds",
+    "parties", "privacy", "plan", "federation", "ledger", "not_protected", "assumptions", "configuration", "versions",
+    "seconds",
     "private_evaluation", "value",
 }  # fmt: skip
 VALUE_KEYS = {
@@ -176,7 +177,7 @@ def test_the_plan_and_the_federation_are_told(results):
         "secagg": "secure",
         "rounds": 8,
         "exchanges_per_round": 5,
-        "messages": 4 + 4 * 5 * 8,
+        "messages": 4 + 4 * 5 * 8 + 8,
         "void_rounds": [],
         "rejections": [],
     }
@@ -192,7 +193,7 @@ def test_lost_answers_and_void_rounds_are_told_by_seed(silent_now_and_then):
         for seed in (0, 1)
         for number, step, party in lost
     ]
-    assert results["federation"]["messages"] == 4 + 4 * 5 * 8 - 2 - 4 - 1 - 2
+    assert results["federation"]["messages"] == 4 + 4 * 5 * 8 + 8 - 2 - 4 - 1 - 2
     page = (silent_now_and_then.folder / "report.html").read_text(encoding="utf-8")
     assert "2 rounds were void" in page
     assert "6 answers were missing or rejected" in page
@@ -225,7 +226,7 @@ def test_masks_change_no_number_of_the_results(results, open_market_results):
         assert open_market_results[key] == results[key], key
     federation = open_market_results["federation"]
     assert (federation["secagg"], federation["rounds"], federation["exchanges_per_round"]) == ("ideal", 8, 1)
-    assert federation["messages"] == 4 + 4 * 8
+    assert federation["messages"] == 4 + 4 * 8 + 8
     assert 0 < federation["bytes_up_per_party"] < results["federation"]["bytes_up_per_party"]
 
 

@@ -19,16 +19,16 @@ from fedmarket.files import appearing, write_text
 from fedmarket.simulation import run as module
 from fedmarket.simulation.run import Simulation, simulate
 
-FILES = {"results.json", "report.html", "model.safetensors"}
+FILES = {"results.json", "report.html", "model.safetensors", "bundle.zip"}
 NOISY = {"pooled_dp", "local_only_dp", "federated_dp"}
-VOLATILE = ("seconds", "created", "configuration")
+VOLATILE = ("seconds", "created", "configuration", "ledger")
 
 
 def numbers(simulation: Simulation) -> dict[str, Any]:
     return {key: value for key, value in simulation.results.items() if key not in VOLATILE}
 
 
-def test_three_files_appear_and_nothing_else(tiny: Simulation):
+def test_four_files_appear_and_nothing_else(tiny: Simulation):
     assert {path.name for path in tiny.folder.iterdir()} == FILES
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in tiny.folder.iterdir())
 

@@ -32,6 +32,7 @@ class RoundContext:
 
     Raises:
         Refusal: if a field is out of its range.
+        ConfigError: if the roster has too few members for a sum to hide one.
     """
 
     run: bytes
@@ -44,6 +45,7 @@ class RoundContext:
     roster: Roster
 
     def __post_init__(self) -> None:
+        self.roster.need_maskable()
         if len(self.run) != RUN_SIZE:
             raise Refusal(f"expected a run of {RUN_SIZE} bytes, got {len(self.run)}")
         if not 0 <= self.round_number < 2**64:

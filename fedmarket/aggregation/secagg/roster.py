@@ -1,4 +1,4 @@
-"""Who takes part in secure aggregation, and the numbers that guard them: a value that every party holds by itself.
+"""Who takes part, and the numbers that guard them: a value that every party holds by itself.
 
 The document it is read from is :mod:`fedmarket.federation.roster`.
 """
@@ -15,8 +15,8 @@ from fedmarket.errors import ConfigError
 
 FORMAT = "fedmarket-roster/1"
 
-FEWEST_MEMBERS = 4
-"""With two the sum gives the other one away; with three a single drop-out leaves two."""
+FEWEST_MASKED = 4
+"""With two a sum gives the other one away; with three a single drop-out leaves two."""
 
 MOST_MEMBERS = 100
 """What the complete graph was measured for; a share's place in the field and the wire format would hold more."""
@@ -59,7 +59,7 @@ class Roster:
     """The members, sorted by name, with threshold, minimum number of survivors and cipher suite.
 
     Guarantees:
-        A value that breaks a rule cannot be made: 4 to 100 members with distinct names and keys, the threshold
+        A value that breaks a rule cannot be made: 1 to 100 members with distinct names and keys, the threshold
         exactly :func:`threshold_for`, ``threshold <= minimum_survivors <= n``, a known suite. Equal rosters have equal
         hashes, and a different name, key or number gives another hash.
 
@@ -76,8 +76,8 @@ class Roster:
         count = len(self.members)
         if self.suite != SUITE:
             raise ConfigError(f"suite: expected {SUITE!r}, got {self.suite!r}")
-        if not FEWEST_MEMBERS <= count <= MOST_MEMBERS:
-            raise ConfigError(f"member: expected {FEWEST_MEMBERS} to {MOST_MEMBERS} members, got {count}")
+        if not 1 <= count <= MOST_MEMBERS:
+            raise ConfigError(f"member: expected 1 to {MOST_MEMBERS} members, got {count}")
         object.__setattr__(self, "members", tuple(sorted(self.members, key=lambda member: member.name)))
         if len(set(self.names)) < count:
             raise ConfigError("member.name: every member needs a name of its own")
@@ -91,6 +91,13 @@ class Roster:
         if not self.threshold <= self.minimum_survivors <= count:
             raise ConfigError(
                 f"minimum_survivors: expected {self.threshold} (the threshold) to {count}, got {self.minimum_survivors}"
+            )
+
+    def need_maskable(self) -> None:
+        """Raise a ConfigError if secure aggregation could not hide one member's update in a sum."""
+        if (count := len(self.members)) < FEWEST_MASKED:
+            raise ConfigError(
+                f"member: secure aggregation needs {FEWEST_MASKED} to {MOST_MEMBERS} members, got {count}"
             )
 
     @cached_property
