@@ -300,15 +300,13 @@ def _planned(config: Path, changes: tuple[str, ...]) -> "tuple[Terms, Plan]":
     """Return the terms of the arm that is released, and their plan as a ledger writes it."""
     from fedmarket.config import load_config
     from fedmarket.contract.schema import load_contract
-    from fedmarket.experiment.arms import arm_named, terms_of
-    from fedmarket.ledger.planned import planned
-    from fedmarket.simulation.seed import JOINT
+    from fedmarket.experiment.arms import JOINT, arm_named, terms_of
+    from fedmarket.federation.books import plan_of
 
     settings = load_config(config, changes=changes)
     contract = load_contract(Path(settings.data.contract))
     terms = terms_of(arm_named(JOINT), settings, contract, seed=settings.seeds[0])
-    colluders = settings.privacy.colluders
-    return terms, planned(terms.plan, assumed_colluders=colluders, minimum_survivors=terms.minimum_survivors)
+    return terms, plan_of(terms)
 
 
 def _cost(terms: "Terms", plan: "Plan") -> dict[str, Any]:

@@ -53,6 +53,9 @@ class Arm:
         return self.noisy and self.holders == "parties"
 
 
+JOINT = "federated_dp"
+"""The arm that is released."""
+
 ARMS = (
     Arm(name="pooled", description="all rows in one place, no privacy", holders="pooled", schedule="baseline_training"),
     Arm(
@@ -97,7 +100,7 @@ ARMS = (
         rounded=True,
     ),
     Arm(
-        name="federated_dp",
+        name=JOINT,
         description="joint, with differential privacy for every customer",
         holders="parties",
         schedule="training",

@@ -152,8 +152,8 @@ def state_from_record(record: ConfigRecord) -> PartyState:
 
 
 def _state(context: Context) -> PartyState:
-    record = context.state.config_records.get(STATE)
-    return state_from_record(record) if record is not None else PartyState()
+    record = context.state.get(STATE)
+    return state_from_record(record) if isinstance(record, ConfigRecord) else PartyState()
 
 
 def _keep(context: Context, state: PartyState) -> None:

@@ -20,6 +20,7 @@ from fedmarket.privacy.mechanism import PHASES
 
 Scalar = TypeVar("Scalar", str, int, bytes)
 Word = TypeVar("Word", bound=str)
+AnyRecord = TypeVar("AnyRecord", ArrayRecord, ConfigRecord)
 
 Records = dict[str, ArrayRecord | MetricRecord | ConfigRecord]
 
@@ -199,7 +200,7 @@ def refusal_to_records(reason: str) -> RecordDict:
 
 def refusal_in_records(records: RecordDict) -> str | None:
     """Return the reason of a refusal in ``records``, cut to one short line, or None."""
-    record = records.config_records.get(REFUSED)
+    record = _record(records, REFUSED, ConfigRecord)
     reason = record.get("reason") if record is not None else None
     return " ".join(reason.split())[:300] if isinstance(reason, str) else None
 
@@ -253,8 +254,14 @@ def _proofs(records: RecordDict) -> dict[int, tuple[bytes, ...]]:
     }
 
 
+def _record(records: RecordDict, name: str, kind: type[AnyRecord]) -> AnyRecord | None:
+    """Return the record called ``name`` if it is of that kind; Flower's own views copy all records each time."""
+    found = records.get(name)
+    return found if isinstance(found, kind) else None
+
+
 def _scalar(records: RecordDict, name: str, kind: type[Scalar], *, of: str = FIELDS) -> Scalar:
-    record = records.config_records.get(of)
+    record = _record(records, of, ConfigRecord)
     value = record.get(name) if record is not None else None
     # bool is an int to Python, and never what is meant here.
     if not isinstance(value, kind) or isinstance(value, bool):
@@ -264,7 +271,7 @@ def _scalar(records: RecordDict, name: str, kind: type[Scalar], *, of: str = FIE
 
 def _listed(records: RecordDict, name: str, kind: type[Scalar], *, of: str) -> tuple[Scalar, ...]:
     """Return the list called ``name``; an empty one has no kind in Flower."""
-    record = records.config_records.get(of)
+    record = _record(records, of, ConfigRecord)
     value = record.get(name) if record is not None else None
     if not isinstance(value, list):
         raise BadMessage(f"{name}: expected a list, got {type(value).__name__}")
@@ -284,7 +291,7 @@ def _word(records: RecordDict, name: str, words: tuple[Word, ...]) -> Word:
 
 
 def _array(records: RecordDict, name: str) -> AnyArray:
-    record = records.array_records.get(ARRAYS)
+    record = _record(records, ARRAYS, ArrayRecord)
     array = record.get(name) if record is not None else None
     if array is None:
         raise BadMessage(f"{name}: expected an array, got none")

@@ -62,7 +62,7 @@ class Lines:
             self.content = self._recovered(whole)
         except BlockingIOError:
             self.close()
-            raise UsageError(f"{folder}: the {name} is in use by another process") from None
+            raise UsageError(f"{folder}: the {name} is in use by another process; stop it first") from None
         except OSError as error:
             self.close()
             raise UsageError(f"{self.path}: cannot be used ({error.strerror or error})") from None

@@ -6,6 +6,7 @@ replays all of it; after that the state is kept and moved on by each entry.
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -165,6 +166,7 @@ def figures_of(found: Spent) -> tuple[Figure, ...]:
     )
 
 
+@lru_cache
 def _version_of(package: str) -> str:
     try:
         return version(package)

@@ -13,11 +13,12 @@ from fedmarket.evaluation import curves
 from fedmarket.evaluation.private import NORMAL_95, private_metrics, private_value_metrics
 from fedmarket.evaluation.targeting import Expectation, policies
 from fedmarket.evaluation.value import deciles, value_gains
+from fedmarket.experiment.arms import JOINT
 from fedmarket.models.prediction import Prediction
 from fedmarket.privacy.histogram import SegmentSums
 from fedmarket.simulation.measures import Metrics, prices_of, there
 from fedmarket.simulation.predictions import PAST_SPEND
-from fedmarket.simulation.seed import JOINT, SeedResult
+from fedmarket.simulation.seed import SeedResult
 
 Document = dict[str, Any]
 

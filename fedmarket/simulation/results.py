@@ -10,7 +10,7 @@ import numpy as np
 from fedmarket import __version__
 from fedmarket.config import ExperimentConfig
 from fedmarket.contract.schema import Contract
-from fedmarket.experiment.arms import arm_named, layout_for, terms_of
+from fedmarket.experiment.arms import JOINT, arm_named, layout_for, terms_of
 from fedmarket.ledger.bundle import Bundle
 from fedmarket.ledger.verify import verify
 from fedmarket.privacy.observers import observers
@@ -25,7 +25,7 @@ from fedmarket.simulation.campaign import (
     value_curves,
 )
 from fedmarket.simulation.measures import Measure, measures_of, there
-from fedmarket.simulation.seed import JOINT, SeedResult
+from fedmarket.simulation.seed import SeedResult
 from fedmarket.simulation.statements import (
     AGGREGATION_ASSUMPTIONS,
     AGGREGATION_NOT_PROTECTED,

@@ -14,7 +14,7 @@ from typing import Any
 
 from fedmarket.config import ExperimentConfig, load_config
 from fedmarket.contract.schema import load_contract
-from fedmarket.experiment.arms import arm_named, terms_of
+from fedmarket.experiment.arms import JOINT, arm_named, terms_of
 from fedmarket.experiment.market import MarketKey, forget_markets, open_market
 from fedmarket.files import need_writable, write_text
 from fedmarket.ledger.bundle import write_bundle
@@ -22,7 +22,7 @@ from fedmarket.models.released import save_model
 from fedmarket.report.page import render
 from fedmarket.simulation.measures import measures_of
 from fedmarket.simulation.results import BUNDLE, results_of
-from fedmarket.simulation.seed import JOINT, OnProgress, SeedResult, run_seed
+from fedmarket.simulation.seed import OnProgress, SeedResult, run_seed
 
 POLL_SECONDS = 0.1
 

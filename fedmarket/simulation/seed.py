@@ -14,7 +14,7 @@ import numpy as np
 from fedmarket.aggregation.secagg.roster import MOST_MEMBERS
 from fedmarket.arrays import FeatureArray, FloatArray, RowNumbers
 from fedmarket.data.transactions import Counts
-from fedmarket.experiment.arms import ARMS, Arm, arm_named, terms_of
+from fedmarket.experiment.arms import ARMS, JOINT, Arm, arm_named, terms_of
 from fedmarket.experiment.market import Market, MarketKey, declared_rows, open_market
 from fedmarket.federation.messages import Rejection, VoidRound
 from fedmarket.federation.party import PartyState
@@ -34,9 +34,6 @@ from fedmarket.simulation.predictions import (
 
 MEMORY, ROOM = "/dev/shm", 1 << 30  # noqa: S108 - what is put there goes into a folder for its owner alone
 """Where Linux keeps files in memory, and the bytes that must be free there."""
-
-JOINT = "federated_dp"
-"""The arm that is released."""
 
 EXACT = "federated"
 """The arm whose sums of segments have no noise."""

@@ -7,11 +7,11 @@ import numpy as np
 
 from fedmarket.arrays import FloatArray
 from fedmarket.evaluation.comparison import Loss, absolute_loss, mean_interval, relative_loss
-from fedmarket.experiment.arms import ARMS, DECOMPOSITION
+from fedmarket.experiment.arms import ARMS, DECOMPOSITION, JOINT
 from fedmarket.models.prediction import Prediction
 from fedmarket.simulation.measures import Measure, Metrics
 from fedmarket.simulation.predictions import BOOSTED, BUYERS, PAST_SPEND, PUBLIC_START
-from fedmarket.simulation.seed import JOINT, SeedResult
+from fedmarket.simulation.seed import SeedResult
 
 LEARNERS = {
     BOOSTED: "gradient boosting on all rows in one place, no privacy",

@@ -130,7 +130,7 @@ def test_a_second_opening_is_refused_in_one_line(opened, tmp_path):
     opened()
     with pytest.raises(UsageError) as caught:
         opened()
-    assert str(caught.value) == f"{tmp_path / 'new' / 'folder'}: the ledger is in use by another process"
+    assert str(caught.value) == f"{tmp_path / 'new' / 'folder'}: the ledger is in use by another process; stop it first"
 
 
 def test_a_second_process_is_refused_and_gets_in_after_the_first(opened):
@@ -147,7 +147,7 @@ def test_a_second_process_is_refused_and_gets_in_after_the_first(opened):
         command = [sys.executable, "-c", script, str(folder)]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
-    assert other() == f"{folder}: the ledger is in use by another process"
+    assert other() == f"{folder}: the ledger is in use by another process; stop it first"
     lines.append([b"<one>"])
     lines.close()
     assert other() == "1"

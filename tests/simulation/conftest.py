@@ -12,7 +12,7 @@ from fedmarket.config import ExperimentConfig, load_config
 from fedmarket.contract.schema import Contract, load_contract
 from fedmarket.contract.segments import segment_count
 from fedmarket.data.transactions import Counts
-from fedmarket.experiment.arms import ARMS, arm_named, terms_of
+from fedmarket.experiment.arms import ARMS, JOINT, arm_named, terms_of
 from fedmarket.federation.party import PartyState
 from fedmarket.models.prediction import Prediction
 from fedmarket.models.released import ModelState
@@ -21,7 +21,7 @@ from fedmarket.privacy.histogram import SCORE_BINS, VALUE_BINS, BinnedCounts, Se
 from fedmarket.simulation.predictions import BOOSTED, BUYERS, PAST_SPEND
 from fedmarket.simulation.results import results_of
 from fedmarket.simulation.run import Simulation, simulate
-from fedmarket.simulation.seed import JOINT, SeedResult
+from fedmarket.simulation.seed import SeedResult
 
 TWO_SEEDS = ("seeds = [0]", "seeds = [0, 1]")
 FOR_BOTH = (

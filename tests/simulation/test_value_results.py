@@ -12,12 +12,13 @@ import pytest
 from fedmarket.evaluation.metrics import auc
 from fedmarket.evaluation.ranking import rank
 from fedmarket.evaluation.value import value_metrics
+from fedmarket.experiment.arms import JOINT
 from fedmarket.models.prediction import Prediction
 from fedmarket.privacy.histogram import Statistics
 from fedmarket.report.page import render
 from fedmarket.simulation.predictions import BOOSTED, BUYERS, PAST_SPEND
 from fedmarket.simulation.run import Simulation
-from fedmarket.simulation.seed import JOINT, SeedResult
+from fedmarket.simulation.seed import SeedResult
 
 TASKS = ("propensity", "ltv", "propensity-and-ltv")
 LOSS = {"mean", "upper_95", "per_seed", "points"}
