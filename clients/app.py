@@ -18,7 +18,7 @@ app = ClientApp()
 @app.query("join")
 def join(message: Message, context: Context) -> Message:
     """Say who this party is and which terms it holds."""
-    return client.join(message, context)
+    return client.answer(message, context)
 
 
 @app.train("sum")
@@ -60,4 +60,4 @@ def unmask(message: Message, context: Context) -> Message:
 @app.query("close")
 def close(message: Message, context: Context) -> Message:
     """Give the ledger's last entries, and then cosign the log that has them all."""
-    return client.close(message, context)
+    return client.answer(message, context)

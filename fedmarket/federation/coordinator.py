@@ -35,8 +35,9 @@ from fedmarket.federation.messages import (
 )
 from fedmarket.federation.terms import Terms
 from fedmarket.models.network import first_units, initial_vector, load_vector, network_of, outputs_of
-from fedmarket.models.released import ModelState, typical_customer
+from fedmarket.models.released import typical_customer
 from fedmarket.models.start import Start, placed
+from fedmarket.models.state import ModelState
 from fedmarket.privacy.histogram import SCORE_BINS, BinnedCounts, SegmentSums, Statistics
 from fedmarket.privacy.shape import CALIBRATION_LENGTH, LEVEL_REACH, SEGMENT_REACH
 
@@ -139,6 +140,7 @@ class Coordinator:
         if self.logbook and releasing:
             self.logbook.draw()
         template = Request(
+            run=self._run,
             round_number=self._round,
             phase=self.terms.phase_of(self._round),
             step=self.step,
@@ -208,7 +210,9 @@ class Coordinator:
         if last:
             self.logbook.draw()
         return {
-            party: Closing(shown=self._shown_to(party)) if last else Closing(model_hash=self.model.hash)
+            party: Closing(run=self._run, shown=self._shown_to(party))
+            if last
+            else Closing(run=self._run, model_hash=self.model.hash)
             for party in self._declared
         }
 

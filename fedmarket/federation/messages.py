@@ -1,13 +1,22 @@
-"""What party and coordinator say to each other, as values; :mod:`fedmarket.flower.codec` carries them."""
+"""What party and coordinator say to each other, as values; :mod:`fedmarket.federation.wire` makes bytes of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pydantic import ConfigDict, InstanceOf, StrictBytes, StrictInt, StrictStr, with_config
+
 from fedmarket.aggregation.steps import Step
-from fedmarket.models.released import ModelState
+from fedmarket.models.state import ModelState
 from fedmarket.privacy.mechanism import Phase
 
+CLOSED = ConfigDict(extra="forbid")
+"""A message that came over a wire has no other fields; strict types of fields are never made from others."""
 
+LONGEST_REASON = 300
+"""Characters of a refusal that the other side reads."""
+
+
+@with_config(CLOSED)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invitation:
     """Coordinator to party: who are you, and do you hold the same terms and the same roster?
@@ -17,11 +26,12 @@ class Invitation:
         roster_hash: empty where sums are in the open.
     """
 
-    run: bytes
-    terms_hash: str
-    roster_hash: str
+    run: StrictBytes
+    terms_hash: StrictStr
+    roster_hash: StrictStr
 
 
+@with_config(CLOSED)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
     """Party to coordinator, beside an answer: what is new in its ledger.
@@ -32,11 +42,12 @@ class Told:
         cosignature: time and signature under the checkpoint that it was shown, 72 bytes; empty where none was.
     """
 
-    seen: int
-    envelopes: tuple[bytes, ...] = field(repr=False)
-    cosignature: bytes = field(repr=False)
+    seen: StrictInt
+    envelopes: tuple[StrictBytes, ...] = field(repr=False)
+    cosignature: StrictBytes = field(repr=False)
 
 
+@with_config(CLOSED)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
     """Coordinator to party, beside a request: the log as it is.
@@ -50,54 +61,60 @@ class Shown:
         inclusion: hashes that prove that it is there.
     """
 
-    checkpoint: bytes = field(repr=False)
-    consistency: Mapping[int, tuple[bytes, ...]] = field(repr=False)
-    sequence: int
-    index: int
-    inclusion: tuple[bytes, ...] = field(repr=False)
+    checkpoint: StrictBytes = field(repr=False)
+    consistency: Mapping[StrictInt, tuple[StrictBytes, ...]] = field(repr=False)
+    sequence: StrictInt
+    index: StrictInt
+    inclusion: tuple[StrictBytes, ...] = field(repr=False)
 
 
+@with_config(CLOSED)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
     """Party to coordinator: my name, the public size that I declare, and the hash of my terms."""
 
-    party: str
-    declared_rows: int
-    terms_hash: str
+    party: StrictStr
+    declared_rows: StrictInt
+    terms_hash: StrictStr
     told: Told | None = None
 
 
+@with_config(CLOSED)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """Coordinator to party: answer this step of this round.
 
     Attributes:
+        run: as in the invitation.
         model_hash: of the model so far, 32 bytes; all keys and masks of the round are bound to it.
         model: the model itself, in the steps in which the party computes on its rows.
         packet: what the aggregation has to say to this party.
         shown: the log, in the steps in which the party computes on its rows.
     """
 
-    round_number: int
+    run: StrictBytes
+    round_number: StrictInt
     phase: Phase
     step: Step
-    model_hash: bytes = field(repr=False)
-    model: ModelState | None = field(repr=False)
-    packet: bytes = field(repr=False)
+    model_hash: StrictBytes = field(repr=False)
+    model: InstanceOf[ModelState] | None = field(repr=False)
+    packet: StrictBytes = field(repr=False)
     shown: Shown | None = None
 
 
+@with_config(CLOSED)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
     """Party to coordinator: its answer to a step; nothing but what aggregation and ledger define travels with it."""
 
-    party: str
-    round_number: int
+    party: StrictStr
+    round_number: StrictInt
     step: Step
-    content: bytes = field(repr=False)
+    content: StrictBytes = field(repr=False)
     told: Told | None = None
 
 
+@with_config(CLOSED)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
     """Coordinator to party when the rounds are over; it answers with what it :class:`Told`.
@@ -105,8 +122,22 @@ class Closing:
     First comes the hash of the model that is handed on, then the log that has everybody's last entries.
     """
 
-    model_hash: bytes = b""
+    run: StrictBytes
+    model_hash: StrictBytes = b""
     shown: Shown | None = None
+
+
+@with_config(CLOSED)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Party to coordinator: no answer, and why."""
+
+    reason: StrictStr
+
+    @property
+    def line(self) -> str:
+        """The reason as one short line."""
+        return " ".join(self.reason.split())[:LONGEST_REASON]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ from fedmarket.federation.release import Releases
 from fedmarket.federation.rows import Rows
 from fedmarket.federation.seat import Seat
 from fedmarket.federation.terms import Terms
-from fedmarket.models.released import ModelState
+from fedmarket.models.state import ModelState
 from fedmarket.privacy.budget import Spending
 from fedmarket.privacy.noise import Stream
 
@@ -165,8 +165,7 @@ class Party:
             BadMessage: if the request is malformed, repeated, or out of order, or the result out of range.
             Refusal: if the budget does not allow the release, or an answer could reveal more than the sum.
         """
-        if not state.run:
-            raise Refusal("this party has not joined a run")
+        self._need_in(state, request.run)
         if request.step not in self.terms.steps:
             raise BadMessage(f"step: expected one of {', '.join(self.terms.steps)}, got {request.step!r}")
         first = request.step == self.terms.steps[0]
@@ -199,10 +198,11 @@ class Party:
 
         Raises:
             BadMessage: if the closing says neither, or the log's proofs do not hold.
-            Refusal: if the party is in no run or keeps no books, or the log contradicts what was seen.
+            Refusal: if the party is not in this run or keeps no books, or the log contradicts what was seen.
         """
-        if not (state.run and self.books):
-            raise Refusal("this party has not joined a run, or keeps no books")
+        self._need_in(state, closing.run)
+        if not self.books:
+            raise Refusal("this party keeps no books")
         if closing.shown is not None:
             self.books.see(closing.shown)
         elif len(closing.model_hash) == HASH_SIZE:
@@ -210,6 +210,13 @@ class Party:
         else:
             raise BadMessage(f"model_hash: expected {HASH_SIZE} bytes, got {len(closing.model_hash)}")
         return self.books.told()
+
+    @staticmethod
+    def _need_in(state: PartyState, run: bytes) -> None:
+        if not state.run:
+            raise Refusal("this party has not joined a run")
+        if run != state.run:
+            raise Refusal("this party has joined another run")
 
     def _told(self) -> Told | None:
         return self.books.told() if self.books else None

@@ -12,7 +12,8 @@ from fedmarket.federation.rows import Rows
 from fedmarket.federation.terms import Terms
 from fedmarket.models.network import load_vector, network_of, outputs_of
 from fedmarket.models.prediction import log_odds_of, prediction_of
-from fedmarket.models.released import ModelState, seen, typical_customer
+from fedmarket.models.released import seen, typical_customer
+from fedmarket.models.state import ModelState
 from fedmarket.privacy.mechanism import Mechanism, Phase
 from fedmarket.privacy.noise import Stream
 from fedmarket.training.gradients import Batch, one_thread

@@ -1,74 +1,36 @@
 """The body of the ClientApp: opens the node's party and lets it answer. No number of a row passes through here."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial, wraps
+from functools import lru_cache, partial
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message
 
-from fedmarket.errors import BadMessage, ConfigError, ProtocolError, UsageError
+from fedmarket.errors import ConfigError
 from fedmarket.experiment.arms import arm_named
 from fedmarket.experiment.market import Market, MarketKey, open_market
+from fedmarket.federation.answering import answered, refusal
 from fedmarket.federation.books import Books
 from fedmarket.federation.party import Party, PartyState
 from fedmarket.federation.rehearsal import load_seat, open_books
-from fedmarket.flower.codec import (
-    acceptance_to_records,
-    closing_from_records,
-    invitation_from_records,
-    message_type,
-    refusal_to_records,
-    request_from_records,
-    told_to_records,
-    update_to_records,
-)
+from fedmarket.flower.records import frame_in, framed
 from fedmarket.privacy.budget import Spending
 
 STATE = "fedmarket"
 
-Answer = Callable[[Message, Context], RecordDict]
 
-
-def _answering(answer: Answer) -> Callable[[Message, Context], Message]:
-    """Turn what goes wrong into a refusal: with its reason where that is about messages, else with its type alone."""
-
-    @wraps(answer)
-    def reply(message: Message, context: Context) -> Message:
-        try:
-            return Message(answer(message, context), reply_to=message)
-        except (ProtocolError, UsageError) as error:
-            return Message(refusal_to_records(str(error)), reply_to=message)
-        except Exception as error:  # what is wrong with rows is said with counts, and stays at home
-            return Message(refusal_to_records(f"failed: {type(error).__name__}"), reply_to=message)
-
-    return reply
-
-
-@_answering
-def join(message: Message, context: Context) -> RecordDict:
-    """Answer an invitation with the party's name, declared size and hash of its own terms."""
-    invitation = invitation_from_records(message.content)
-    with party_of(context) as party:
-        return acceptance_to_records(party.join(_state(context), invitation, keep=partial(_keep, context)))
-
-
-@_answering
-def answer(message: Message, context: Context) -> RecordDict:
-    """Answer one step of a round; what is spent is kept before the sum is computed."""
-    request = request_from_records(message.content)
-    if message.metadata.message_type != message_type(request.step):
-        raise BadMessage(f"the step {request.step} came as another kind of message")
-    with party_of(context) as party:
-        return update_to_records(party.answer(_state(context), request, keep=partial(_keep, context)))
-
-
-@_answering
-def close(message: Message, context: Context) -> RecordDict:
-    """Answer a closing with the last entries of the ledger, or the cosignature of the log."""
-    closing = closing_from_records(message.content)
-    with party_of(context) as party:
-        return RecordDict(told_to_records(party.close(_state(context), closing)))
+def answer(message: Message, context: Context) -> Message:
+    """Answer a coordinator's message; what is spent is kept before anything is computed."""
+    try:
+        action = message.metadata.message_type.partition(".")[2]
+        with party_of(context) as party:
+            frame = answered(
+                action, frame_in(message.content), party=party, state=_state(context), keep=partial(_keep, context)
+            )
+    except Exception as error:
+        frame = refusal(error)
+    return Message(framed(frame), reply_to=message)
 
 
 @contextmanager

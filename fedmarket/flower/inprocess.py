@@ -12,7 +12,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
@@ -23,9 +23,9 @@ from fedmarket.federation.messages import Rejection, VoidRound
 from fedmarket.federation.party import PartyState
 from fedmarket.files import read_toml
 from fedmarket.flower.client import STATE, books_kept_open, state_from_record
-from fedmarket.flower.codec import ARRAYS, FIELDS, model_from_record, statistics_from_record
+from fedmarket.flower.records import ARRAYS, FRAME, RECORD, model_from_record, statistics_from_record
 from fedmarket.flower.server import MODEL, OUTCOME, STATISTICS
-from fedmarket.models.released import ModelState
+from fedmarket.models.state import ModelState
 from fedmarket.privacy.histogram import Statistics
 
 RunConfig = dict[str, bool | float | int | str]
@@ -65,7 +65,7 @@ class InProcessGrid(Grid):
 
     Attributes:
         messages: how many messages reached a node.
-        bytes_up: bytes of its answers' contents that each node has sent.
+        bytes_up: bytes of its answers that each node has sent.
     """
 
     def __init__(self, client: ClientApp, contexts: dict[int, Context], *, on_exchange: OnExchange) -> None:
@@ -203,9 +203,9 @@ def _load(folder: Path, reference: str) -> Any:
 
 
 def _content_size(records: RecordDict) -> int:
-    fields = records.config_records.get(FIELDS)
-    content = fields.get("content") if fields is not None else None
-    return len(content) if isinstance(content, bytes) else 0
+    record = records.get(RECORD)
+    frame = record.get(FRAME) if isinstance(record, ConfigRecord) else None
+    return len(frame) if isinstance(frame, bytes) else 0
 
 
 def _state(context: Context) -> PartyState:

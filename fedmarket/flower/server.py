@@ -17,20 +17,11 @@ from fedmarket.errors import BadMessage, FederationStopped
 from fedmarket.experiment.arms import arm_named, start_for, terms_of
 from fedmarket.federation.coordinator import Coordinator
 from fedmarket.federation.logbook import Logbook
+from fedmarket.federation.messages import Acceptance, Told, Update
 from fedmarket.federation.rehearsal import open_logbook
 from fedmarket.federation.roster import load_roster
-from fedmarket.flower.codec import (
-    acceptance_from_records,
-    closing_to_records,
-    invitation_to_records,
-    message_type,
-    model_to_record,
-    refusal_in_records,
-    request_to_records,
-    statistics_to_record,
-    told_from_records,
-    update_from_records,
-)
+from fedmarket.federation.wire import decoded, encoded
+from fedmarket.flower.records import frame_in, framed, message_type, model_to_record, statistics_to_record
 from fedmarket.models.released import save_model
 
 OUTCOME = "outcome"
@@ -89,18 +80,13 @@ def _logbook(roster: Path | None) -> Iterator[Logbook | None]:
 
 def _drive(grid: Grid, coordinator: Coordinator, config: FederationSection, *, nodes_expected: int) -> None:
     nodes = _nodes(grid, nodes_expected)
-    invitation = invitation_to_records(coordinator.invitation())
+    invitation = framed(encoded(coordinator.invitation()))
     replies = _ask(grid, dict.fromkeys(nodes, invitation), "query.join", config.reply_timeout_seconds)
     parties = _admit(coordinator, nodes, replies)
     while not coordinator.finished:
         requests = coordinator.requests()
         computing = coordinator.step in RELEASING
-        model = model_to_record(coordinator.model) if computing else None  # made once, sent to all
-        asked = {
-            node: request_to_records(requests[party], model=model)
-            for node, party in parties.items()
-            if party in requests
-        }
+        asked = {node: framed(encoded(requests[party])) for node, party in parties.items() if party in requests}
         timeout = config.training_timeout_seconds if computing else config.reply_timeout_seconds
         replies = _ask(grid, asked, message_type(coordinator.step), timeout)
         _receive(coordinator, {node: parties[node] for node in asked}, replies)
@@ -113,11 +99,11 @@ def _drive(grid: Grid, coordinator: Coordinator, config: FederationSection, *, n
 def _close(grid: Grid, coordinator: Coordinator, parties: dict[int, str], *, last: bool, timeout: float) -> None:
     """Ask for the ledgers' last entries, then for cosignatures of the log that has them."""
     closings = coordinator.closings(last=last)
-    asked = {node: closing_to_records(closings[party]) for node, party in parties.items() if party in closings}
+    asked = {node: framed(encoded(closings[party])) for node, party in parties.items() if party in closings}
     replies = _ask(grid, asked, "query.close", timeout) if asked else {}
     for node in asked:
         try:
-            coordinator.receive_closing(parties[node], told_from_records(_content(replies, node)))
+            coordinator.receive_closing(parties[node], decoded(Told, _frame(replies, node)))
         except BadMessage as error:
             coordinator.reject(parties[node], str(error))
 
@@ -143,7 +129,7 @@ def _admit(coordinator: Coordinator, nodes: list[int], replies: dict[int, Messag
     parties: dict[int, str] = {}
     for node in nodes:
         try:
-            acceptance = acceptance_from_records(_content(replies, node))
+            acceptance = decoded(Acceptance, _frame(replies, node))
             coordinator.admit(acceptance)
             parties[node] = acceptance.party
         except BadMessage as error:
@@ -154,7 +140,7 @@ def _admit(coordinator: Coordinator, nodes: list[int], replies: dict[int, Messag
 def _receive(coordinator: Coordinator, parties: dict[int, str], replies: dict[int, Message]) -> None:
     for node, party in sorted(parties.items(), key=lambda item: item[1]):
         try:
-            update = update_from_records(_content(replies, node))
+            update = decoded(Update, _frame(replies, node))
             if update.party != party:
                 raise BadMessage("an update in the name of another party")
             coordinator.receive(update)
@@ -162,16 +148,13 @@ def _receive(coordinator: Coordinator, parties: dict[int, str], replies: dict[in
             coordinator.reject(party, str(error))
 
 
-def _content(replies: dict[int, Message], node: int) -> RecordDict:
+def _frame(replies: dict[int, Message], node: int) -> bytes:
     if node not in replies:
         raise BadMessage("no reply in time")
     reply = replies[node]
     if reply.has_error():
         raise BadMessage(f"the node's app failed (Flower error {reply.error.code})")
-    reason = refusal_in_records(reply.content)
-    if reason is not None:
-        raise BadMessage(reason)
-    return reply.content
+    return frame_in(reply.content)
 
 
 def _save(coordinator: Coordinator, config: ExperimentConfig, contract: Contract, *, output: str) -> None:

@@ -1,6 +1,5 @@
 """The model as it is released: private centre, network parameters, private recalibration; on disk as safetensors."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from fedmarket.arrays import FeatureArray, FloatArray
+from fedmarket.arrays import FeatureArray
 from fedmarket.config import Model
 from fedmarket.contract.layout import Layout, layout_of
 from fedmarket.contract.schema import Contract
@@ -20,36 +19,12 @@ from fedmarket.files import appearing
 from fedmarket.models.network import load_vector, network_of, outputs_of, parameter_count
 from fedmarket.models.objectives import Objective, objective_of
 from fedmarket.models.prediction import Prediction, prediction_of
+from fedmarket.models.state import ModelState
 
 FORMAT = "fedmarket-model/1"
 PRIVATE = "differentially private"
 NOT_PRIVATE = "NOT PRIVATE"
 _SPEC: TypeAdapter[Model] = TypeAdapter(Model)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelState:
-    """The numbers of a model, all float64.
-
-    Attributes:
-        centre: (width,) subtracted from an encoded row before the network sees it.
-        scale: (width,) by which what is left is multiplied.
-        parameters: (p,) the network's flat vector.
-        calibration: (k,) see :mod:`fedmarket.models.prediction`.
-    """
-
-    centre: FloatArray
-    scale: FloatArray
-    parameters: FloatArray
-    calibration: FloatArray
-
-    @property
-    def hash(self) -> bytes:
-        """SHA-256 of the four vectors, each as its length (8 bytes, big-endian) and its little-endian float64."""
-        digest = hashlib.sha256()
-        for vector in (self.centre, self.scale, self.parameters, self.calibration):
-            digest.update(len(vector).to_bytes(8, "big") + vector.astype("<f8").tobytes())
-        return digest.digest()
 
 
 def seen(features: FeatureArray, state: ModelState) -> torch.Tensor:

@@ -11,8 +11,9 @@ from fedmarket.experiment.arms import start_for
 from fedmarket.experiment.market import Market
 from fedmarket.models.objectives import objective_of
 from fedmarket.models.prediction import Prediction
-from fedmarket.models.released import ModelState, predict
+from fedmarket.models.released import predict
 from fedmarket.models.start import Start
+from fedmarket.models.state import ModelState
 from fedmarket.training.baselines import boosted_probabilities, boosted_values, scaled_past_spend
 from fedmarket.training.buyers import fit_buyers
 

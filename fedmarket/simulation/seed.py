@@ -22,7 +22,7 @@ from fedmarket.federation.rehearsal import bundle_of_rehearsal, rehearse
 from fedmarket.flower.inprocess import Apps, OnExchange, Outcome, RunConfig, load_apps, run_in_process
 from fedmarket.ledger.bundle import Bundle
 from fedmarket.models.prediction import Prediction
-from fedmarket.models.released import ModelState
+from fedmarket.models.state import ModelState
 from fedmarket.privacy.histogram import SegmentSums, Statistics
 from fedmarket.simulation.predictions import (
     BOOSTED,

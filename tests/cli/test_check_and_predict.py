@@ -10,7 +10,8 @@ import pytest
 from fedmarket.config import LogisticModel
 from fedmarket.contract.layout import layout_of
 from fedmarket.contract.schema import load_contract
-from fedmarket.models.released import ModelState, load_model, save_model
+from fedmarket.models.released import load_model, save_model
+from fedmarket.models.state import ModelState
 
 WORD = "Quxville"
 

@@ -15,7 +15,8 @@ from fedmarket.contract.schema import load_contract
 from fedmarket.data.synthetic import synthetic_market
 from fedmarket.models.network import network_of, parameter_count
 from fedmarket.models.objectives import objective_of
-from fedmarket.models.released import ModelState, load_model, save_model
+from fedmarket.models.released import load_model, save_model
+from fedmarket.models.state import ModelState
 
 WORD = "Quxville"
 SAID = ["purchase_probability", "conditional_spend", "expected_value"]

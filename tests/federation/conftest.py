@@ -27,7 +27,7 @@ from fedmarket.federation.roster import Roster, new_roster
 from fedmarket.federation.rows import Rows
 from fedmarket.federation.seat import Seat
 from fedmarket.federation.terms import Terms
-from fedmarket.models.released import ModelState
+from fedmarket.models.state import ModelState
 
 CONTRACT = Contract.model_validate(
     {
@@ -279,6 +279,7 @@ class World:
         model = self.model(terms, **parts)
         step = terms.steps[0]
         fields = {
+            "run": RUN,
             "round_number": number,
             "phase": self.phase_of(terms, number),
             "step": step,

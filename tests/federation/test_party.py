@@ -13,7 +13,7 @@ from fedmarket.errors import BadMessage, DataError, FedmarketError, PlanError, R
 from fedmarket.federation.party import LARGEST_NUMBER, PartyState
 from fedmarket.federation.release import Releases
 from fedmarket.federation.rows import Rows
-from fedmarket.models.released import ModelState
+from fedmarket.models.state import ModelState
 from fedmarket.privacy.budget import Spending
 
 WHOLE = Spending(centre=1, update=6, calibrate=3, evaluate=1)

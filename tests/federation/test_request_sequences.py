@@ -42,6 +42,7 @@ class Adversary:
         content = {"right": right, "stale": stale, "cut": right[:-1], "none": b""}[packet]
         model = self.models[which]
         return Request(
+            run=self.world.run,
             round_number=number,
             phase=self.world.phase_of(self.terms, number),
             step=step,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fedmarket.errors import DataError
 from fedmarket.federation.rows import Rows
 from fedmarket.models.network import load_vector, network_of
-from fedmarket.models.released import ModelState
+from fedmarket.models.state import ModelState
 from fedmarket.training.gradients import clipped_gradient_sum
 
 ROW_NORM = 3.5

@@ -13,8 +13,9 @@ from fedmarket.experiment.market import MarketKey, forget_markets, open_market
 from fedmarket.federation.coordinator import Coordinator
 from fedmarket.flower.inprocess import Outcome, load_apps
 from fedmarket.models.network import load_vector, network_of, outputs_of
-from fedmarket.models.released import ModelState, seen
+from fedmarket.models.released import seen
 from fedmarket.models.start import Start, save_start
+from fedmarket.models.state import ModelState
 from fedmarket.simulation.seed import rehearsed, run_arm
 
 ROOT = Path(__file__).parents[2]

@@ -3,17 +3,25 @@
 from collections.abc import Callable, Container
 from pathlib import Path
 
+import msgpack
 import pytest
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 
 from fedmarket.experiment.market import MarketKey, open_market
 from fedmarket.federation.rehearsal import rehearse
 from fedmarket.flower import inprocess
-from fedmarket.flower.codec import MODEL_ARRAYS
 from fedmarket.flower.inprocess import Apps, Outcome, RunConfig, load_apps, run_in_process
+from fedmarket.flower.records import MODEL_ARRAYS, frame_in
 
 ROOT = Path(__file__).parents[2]
 OPEN = "aggregation.secagg=ideal"
+
+
+@pytest.fixture(scope="session")
+def fields_of() -> Callable[[RecordDict], dict[str, object]]:
+    """Return a reader of the fields of the message in records."""
+    return lambda records: msgpack.unpackb(frame_in(records), strict_map_key=False)
+
 
 MakeRunConfig = Callable[..., RunConfig]
 Client = Callable[[Message, Context], Message]
@@ -54,7 +62,7 @@ def run_with(apps: Apps) -> Callable[..., Outcome]:
 
 
 @pytest.fixture
-def silenced(apps: Apps, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+def silenced(apps: Apps, monkeypatch: pytest.MonkeyPatch, fields_of) -> Callable[..., Outcome]:
     """Return a runner of a federation in which ``nodes`` hear nothing of ``step`` in ``rounds``."""
 
     def run(run_config: RunConfig, *, nodes: Container[int], step: str, rounds: Container[int]) -> Outcome:
@@ -63,7 +71,7 @@ def silenced(apps: Apps, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outco
 
         def lost(message: Message) -> bool:
             action = message.metadata.message_type.partition(".")[2]
-            number = message.content["fields"].get("round_number")
+            number = fields_of(message.content).get("round_number")
             return message.metadata.dst_node_id in nodes and action == step and number in rounds
 
         with monkeypatch.context() as patch:

@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedmarket.aggregation.steps import IN_THE_OPEN, SECURE
+from fedmarket.federation.messages import Invitation, Refused, Request
 from fedmarket.federation.party import PartyState
+from fedmarket.federation.wire import decoded, encoded
 from fedmarket.flower import client
-from fedmarket.flower.codec import MODEL_ARRAYS, message_type
 from fedmarket.flower.inprocess import Apps
+from fedmarket.flower.records import frame_in, framed, message_type
+from fedmarket.models.state import ModelState
 
 MARKER = "1234.5678"
 STEPS = (*IN_THE_OPEN, *SECURE)
@@ -22,11 +25,13 @@ def identified() -> None:
 
 
 def request_for(step: str) -> RecordDict:
-    """Return records that are a request, or for ``join`` an invitation, as far as the codec can tell."""
-    fields = {"run": bytes(16), "terms_hash": "0", "roster_hash": "", "round_number": 0, "phase": "centre"}
-    fields |= {"step": step, "model_hash": bytes(32), "packet": b""}
-    arrays = ArrayRecord({name: Array(np.zeros(1)) for name in MODEL_ARRAYS})
-    return RecordDict({"fields": ConfigRecord(fields), "arrays": arrays})
+    """Return a request, or for ``join`` an invitation."""
+    if step == "join":
+        return framed(encoded(Invitation(run=bytes(16), terms_hash="0", roster_hash="")))
+    one = np.zeros(1)
+    model = ModelState(centre=one, scale=one, parameters=one, calibration=one)
+    fields = {"run": bytes(16), "round_number": 0, "phase": "centre", "model_hash": bytes(32), "packet": b""}
+    return framed(encoded(Request(step=step, model=model, **fields)))
 
 
 def node(run_config, **changed: object) -> Context:
@@ -36,9 +41,7 @@ def node(run_config, **changed: object) -> Context:
 
 def refused(apps: Apps, context: Context, *, step: str, action: str) -> str:
     reply = apps.client(Message(request_for(step), dst_node_id=1, message_type=action), context)
-    assert list(reply.content) == ["refused"]
-    assert list(reply.content.config_records["refused"]) == ["reason"]
-    return str(reply.content.config_records["refused"]["reason"])
+    return decoded(Refused, frame_in(reply.content)).reason
 
 
 @pytest.mark.parametrize("step", ["join", *STEPS])
@@ -105,9 +108,9 @@ def test_a_node_says_what_is_wrong_with_its_configuration(apps, run_config, node
     if said.startswith("party bank"):
         with client.party_of(context) as party:
             own = party.terms.hash
-    fields = ConfigRecord({"run": bytes(16), "terms_hash": own, "roster_hash": ""})
-    reply = apps.client(Message(RecordDict({"fields": fields}), dst_node_id=1, message_type="query.join"), context)
-    assert said in str(reply.content.config_records["refused"]["reason"])
+    invitation = framed(encoded(Invitation(run=bytes(16), terms_hash=own, roster_hash="")))
+    reply = apps.client(Message(invitation, dst_node_id=1, message_type="query.join"), context)
+    assert said in decoded(Refused, frame_in(reply.content)).reason
 
 
 def test_a_party_answers_nothing_but_its_eight_actions(apps, run_config):

@@ -4,7 +4,9 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
@@ -12,9 +14,11 @@ from flwr.serverapp import ServerApp
 
 from fedmarket.aggregation.steps import IN_THE_OPEN, SECURE
 from fedmarket.errors import ConfigError, FederationStopped, PlanError
+from fedmarket.federation.messages import Acceptance, Refused
 from fedmarket.federation.rehearsal import rehearse
-from fedmarket.flower.codec import acceptance_from_records, acceptance_to_records, message_type, refusal_to_records
+from fedmarket.federation.wire import decoded, encoded
 from fedmarket.flower.inprocess import Apps, Outcome, load_apps, run_in_process
+from fedmarket.flower.records import frame_in, framed, message_type
 from fedmarket.privacy.budget import Spending
 
 NODE = 2
@@ -48,54 +52,50 @@ def raising(message: Message, answer: Message) -> Message:
     raise RuntimeError(f"row {MARKER}")
 
 
-def with_content(change: Callable[[RecordDict], object]) -> Reply:
+def with_fields(change: Callable[[dict[str, Any]], object]) -> Reply:
     def reply(message: Message, answer: Message) -> Message:
-        change(answer.content)
-        return answer
+        fields = msgpack.unpackb(frame_in(answer.content))
+        change(fields)
+        return Message(framed(msgpack.packb(fields)), reply_to=message)
 
     return reply
 
 
 def field(name: str, value: object) -> Reply:
-    return with_content(lambda content: content.config_records["fields"].update({name: value}))
+    return with_fields(lambda fields: fields.update({name: value}))
 
 
 def content(change: Callable[[bytes], object]) -> Reply:
-    def put(records: RecordDict) -> None:
-        fields = records.config_records["fields"]
-        fields["content"] = change(fields["content"])
-
-    return with_content(put)
+    return with_fields(lambda fields: fields.update({"content": change(fields["content"])}))
 
 
-def another_step(message: Message, answer: Message) -> Message:
-    step = answer.content.config_records["fields"]["step"]
-    return field("step", "mask" if step == "sum" else "sum")(message, answer)
+another_step = with_fields(lambda fields: fields.update({"step": "mask" if fields["step"] == "sum" else "sum"}))
 
 
 SIZE = r"expected (an update of )?\d+ bytes (in|for) the step {step}, got \d+( in sum)?$"
 REPLIES: dict[str, tuple[Reply, str]] = {
     "raises": (raising, r"the node's app failed \(Flower error 1\)$"),
     "fails": (lambda m, a: Message(Error(7, MARKER), reply_to=m), r"the node's app failed \(Flower error 7\)$"),
-    "is empty": (lambda m, a: Message(RecordDict(), reply_to=m), "party: expected str, got NoneType$"),
-    "refuses": (lambda m, a: Message(refusal_to_records("not\ntoday"), reply_to=m), "not today$"),
-    "not bytes": (content(lambda c: c.hex()), "content: expected bytes, got str$"),
-    "real numbers": (content(lambda c: [float("nan")] * len(c)), "content: expected bytes, got list$"),
+    "is empty": (lambda m, a: Message(RecordDict(), reply_to=m), "expected a message of one frame$"),
+    "is no frame": (lambda m, a: Message(framed(b"\xc1"), reply_to=m), "not a frame of this protocol$"),
+    "refuses": (lambda m, a: Message(framed(encoded(Refused(reason="not\ntoday"))), reply_to=m), "not today$"),
+    "not bytes": (content(lambda c: c.hex()), "content: expected a valid bytes$"),
+    "real numbers": (content(lambda c: [float("nan")] * len(c)), "content: expected a valid bytes$"),
     "twice as long": (content(lambda c: c + c), SIZE),
     "one word more": (content(lambda c: c + bytes(4)), SIZE),
     "one byte short": (content(lambda c: c[:-1]), SIZE),
     "nothing": (content(lambda c: b""), SIZE),
-    "no content": (with_content(lambda c: c["fields"].pop("content")), "content: expected bytes, got NoneType$"),
+    "no content": (with_fields(lambda fields: fields.pop("content")), "content: missing$"),
     "an array": (
-        lambda m, a: Message(RecordDict({"fields": ArrayRecord({"content": Array(np.zeros(3))})}), reply_to=m),
-        "party: expected str, got NoneType$",
+        lambda m, a: Message(RecordDict({"fedmarket": ArrayRecord({"frame": Array(np.zeros(3))})}), reply_to=m),
+        "expected a message of one frame$",
     ),
     "another party": (field("party", "bank"), "an update in the name of another party$"),
     "a stranger": (field("party", "eve"), "an update in the name of another party$"),
     "another round": (field("round_number", 77), r"for round 77, but round \d is open$"),
-    "a truth value": (field("round_number", True), "round_number: expected int, got bool$"),
+    "a truth value": (field("round_number", True), "round_number: expected a valid integer$"),
     "another step": (another_step, r"for the step (sum|mask), but {step} is due$"),
-    "no step": (field("step", "dance"), "step: expected sum, advertise, share, mask, consent, unmask, got 'dance'$"),
+    "no step": (field("step", "dance"), "step: expected 'sum', 'advertise', 'share', 'mask', 'consent' or 'unmask'$"),
 }
 SIGNED: dict[str, tuple[Reply, str]] = {
     "the signature of nobody": (content(lambda c: c[:-64] + bytes(64)), f"the signature is not {PARTY}'s$"),
@@ -140,8 +140,8 @@ def test_an_honest_run_has_no_rejections_and_another_model(run_config, apps, wit
 
 def acceptance_of(**changed: object) -> Reply:
     def reply(message: Message, answer: Message) -> Message:
-        honest = acceptance_from_records(answer.content)
-        return Message(acceptance_to_records(replace(honest, **changed)), reply_to=message)
+        honest = decoded(Acceptance, frame_in(answer.content))
+        return Message(framed(encoded(replace(honest, **changed))), reply_to=message)
 
     return reply
 
@@ -153,7 +153,7 @@ ACCEPTANCES: dict[str, tuple[Reply, str]] = {
     "the name of another": (acceptance_of(party="bank"), "a second party of the same name"),
     "two lines": (acceptance_of(party="a\nb"), "expected a name of 1 to 100 characters on one line"),
     "raises": (raising, "the node's app failed (Flower error 1)"),
-    "is empty": (lambda m, a: Message(RecordDict(), reply_to=m), "party: expected str, got NoneType"),
+    "is empty": (lambda m, a: Message(RecordDict(), reply_to=m), "expected a message of one frame"),
 }
 STRANGER = {"a stranger": (acceptance_of(party="eve"), "the party is not in the roster")}
 
@@ -207,7 +207,7 @@ def test_too_few_acceptances_stop_the_run_before_the_first_round(apps, run_confi
     def shy(message: Message, context: Context) -> Message:
         asked.add(message.metadata.message_type)
         if context.node_id in (2, 3):
-            return Message(refusal_to_records("not today"), reply_to=message)
+            return Message(framed(encoded(Refused(reason="not today"))), reply_to=message)
         return apps.client(message, context)
 
     said = r"^2 parties joined, at least 3 are needed \(node 2: not today; node 3: not today\)$"

@@ -5,15 +5,18 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import msgpack
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from flwr.app import ConfigRecord, Context, Message
 
 from fedmarket.aggregation.secagg.state import unpacked
 from fedmarket.aggregation.steps import SECURE
+from fedmarket.federation.messages import Refused, Update
 from fedmarket.federation.party import PartyState
+from fedmarket.federation.wire import decoded
 from fedmarket.flower.client import STATE, party_of, state_from_record
-from fedmarket.flower.codec import message_type
+from fedmarket.flower.records import frame_in, message_type
 from fedmarket.privacy.budget import Spending
 
 BEFORE_THE_SUM = ("sum", "advertise", "share", "mask")
@@ -26,11 +29,15 @@ def kept(context: Context) -> PartyState:
     return state_from_record(record) if record is not None else PartyState()
 
 
+def round_of(message: Message) -> int | None:
+    return msgpack.unpackb(frame_in(message.content), strict_map_key=False).get("round_number")
+
+
 def before_each(step: str, *, of_round: int, do: Callable[[Context], object], client) -> Callable:
     """Return a client that has something done to node 2 before it hears ``step`` of a round."""
 
     def answer(message: Message, context: Context) -> Message:
-        number = message.content["fields"].get("round_number")
+        number = round_of(message)
         if (context.node_id, number, message.metadata.message_type) == (2, of_round, message_type(step)):
             do(context)
         return client(message, context)
@@ -87,7 +94,7 @@ def test_a_message_that_comes_twice_is_answered_and_paid_for_once(
     def twice(message: Message, context: Context) -> Message:
         first = apps.client(message, context)
         if context.node_id == 2 and message.metadata.message_type == message_type(step):
-            said.append(str(apps.client(message, context).content.config_records["refused"]["reason"]))
+            said.append(decoded(Refused, frame_in(apps.client(message, context).content)).reason)
         return first
 
     outcome = run_with(run_config(), twice)
@@ -106,7 +113,7 @@ def restoring(step: str, *, earlier: str, of_round: int, client) -> Callable[[Me
     before: dict[str, ConfigRecord] = {}
 
     def answer(message: Message, context: Context) -> Message:
-        if (context.node_id, message.content["fields"].get("round_number")) == (2, of_round):
+        if (context.node_id, round_of(message)) == (2, of_round):
             if message.metadata.message_type == message_type(earlier):
                 before[STATE] = ConfigRecord(dict(context.state.config_records[STATE]))
             if message.metadata.message_type == message_type(step):
@@ -137,7 +144,7 @@ def test_a_state_put_back_says_the_same_to_the_same_question_after_the_mask(apps
             left = context.state[STATE]
             context.state[STATE] = ConfigRecord(record)
             second = apps.client(message, context)
-            said.append((first.content["fields"]["content"], second.content["fields"]["content"]))
+            said.append(tuple(decoded(Update, frame_in(reply.content)).content for reply in (first, second)))
             context.state[STATE] = left
         return first
 

@@ -15,8 +15,8 @@ from fedmarket.experiment.market import MarketKey, open_market
 from fedmarket.federation.identity import load_identity
 from fedmarket.federation.messages import VoidRound
 from fedmarket.flower import inprocess
-from fedmarket.flower.codec import message_type
 from fedmarket.flower.inprocess import run_in_process
+from fedmarket.flower.records import message_type
 from fedmarket.privacy.histogram import SCORE_BINS
 
 STEPS = (*IN_THE_OPEN, *SECURE)
@@ -126,11 +126,11 @@ def test_what_a_void_round_cost_stays_spent(silenced, run_config, step: str):
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_the_round_after_a_void_one_starts_from_the_same_model(apps, run_config, run_with, step: str):
+def test_the_round_after_a_void_one_starts_from_the_same_model(apps, run_config, run_with, fields_of, step: str):
     opened: dict[int, set[bytes]] = {}
 
     def listening(message: Message, context: Context) -> Message:
-        fields = message.content["fields"]
+        fields = fields_of(message.content)
         number, kind = fields.get("round_number"), message.metadata.message_type
         if number is not None:
             opened.setdefault(number, set()).add(fields["model_hash"])
@@ -191,29 +191,28 @@ def test_every_exchange_waits_as_long_as_is_configured_for_it(apps, run_config, 
     assert len(waited) == 1 + per_round * 8 + 2
 
 
-def test_only_a_step_that_computes_carries_the_model(apps, run_config, run_with):
+def test_only_a_step_that_computes_carries_the_model(apps, run_config, run_with, fields_of):
     carried: dict[str, set[str]] = {}
 
     def listening(message: Message, context: Context) -> Message:
-        carried.setdefault(message.metadata.message_type, set()).add(" ".join(sorted(message.content)))
+        there = [name for name in ("model", "shown") if fields_of(message.content).get(name) is not None]
+        carried.setdefault(message.metadata.message_type, set()).add(" ".join(there))
         return apps.client(message, context)
 
     run_with(run_config(), listening)
-    assert {kind for kind, records in carried.items() if records == {"arrays fields shown"}} == {"train.mask"}
-    assert carried["query.close"] == {"fields", "fields shown"}
-    others = carried.keys() - {"train.mask", "query.close"}
-    assert all(carried[kind] == {"fields"} for kind in others)
+    assert (carried["train.mask"], carried["query.close"]) == ({"model shown"}, {"", "shown"})
+    assert all(carried[kind] == {""} for kind in carried.keys() - {"train.mask", "query.close"})
 
 
-def test_the_server_hears_no_sum_of_a_party_in_the_open(apps, run_config, run_with):
+def test_the_server_hears_no_sum_of_a_party_in_the_open(apps, run_config, run_with, fields_of):
     """The words of the open run are in no answer of the masked one."""
     words: dict[bool, dict[tuple[str, int], bytes]] = {False: {}, True: {}}
 
     def listening(masked: bool) -> Callable[[Message, Context], Message]:
         def answer(message: Message, context: Context) -> Message:
             reply = apps.client(message, context)
-            fields = reply.content["fields"]
             if message.metadata.message_type in ("train.sum", "train.mask"):
+                fields = fields_of(reply.content)
                 words[masked][fields["party"], fields["round_number"]] = fields["content"]
             return reply
 

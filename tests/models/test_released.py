@@ -17,7 +17,8 @@ from fedmarket.errors import ConfigError, TableError
 from fedmarket.models.network import network_of, parameter_count
 from fedmarket.models.objectives import RESPONSE, objective_of
 from fedmarket.models.prediction import REACH
-from fedmarket.models.released import FORMAT, ModelState, load_model, predict, save_model, seen, typical_customer
+from fedmarket.models.released import FORMAT, load_model, predict, save_model, seen, typical_customer
+from fedmarket.models.state import ModelState
 
 CONTRACT = Contract(
     format="fedmarket-contract/1",

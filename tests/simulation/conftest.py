@@ -15,7 +15,7 @@ from fedmarket.data.transactions import Counts
 from fedmarket.experiment.arms import ARMS, JOINT, arm_named, terms_of
 from fedmarket.federation.party import PartyState
 from fedmarket.models.prediction import Prediction
-from fedmarket.models.released import ModelState
+from fedmarket.models.state import ModelState
 from fedmarket.privacy.budget import Spending
 from fedmarket.privacy.histogram import SCORE_BINS, VALUE_BINS, BinnedCounts, SegmentSums, Statistics
 from fedmarket.simulation.predictions import BOOSTED, BUYERS, PAST_SPEND

@@ -12,7 +12,8 @@ from fedmarket.experiment.arms import arm_named, start_for
 from fedmarket.experiment.market import Market, MarketKey, open_market
 from fedmarket.flower.inprocess import load_apps
 from fedmarket.models.objectives import objective_of
-from fedmarket.models.released import ModelState, predict
+from fedmarket.models.released import predict
+from fedmarket.models.state import ModelState
 from fedmarket.simulation import predictions as module
 from fedmarket.simulation import pretrain as pretraining
 from fedmarket.simulation.predictions import (

@@ -14,7 +14,8 @@ from fedmarket.data.transactions import customers_of
 from fedmarket.errors import ConfigError
 from fedmarket.experiment.arms import layout_for, start_for
 from fedmarket.models.objectives import objective_of
-from fedmarket.models.released import ModelState, predict
+from fedmarket.models.released import predict
+from fedmarket.models.state import ModelState
 from fedmarket.simulation import pretrain as module
 from fedmarket.simulation.pretrain import pretrain
 

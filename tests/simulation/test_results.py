@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from flwr.app import Message
 
@@ -59,7 +60,7 @@ def silent_now_and_then(write_market, tmp_path_factory: pytest.TempPathFactory) 
         return grid.pull_messages(grid.push_messages(message for message in messages if not lost(message)))
 
     def lost(message: Message) -> bool:
-        number = message.content["fields"].get("round_number")
+        number = msgpack.unpackb(message.content["fedmarket"]["frame"], strict_map_key=False).get("round_number")
         place = (message.metadata.message_type, number, message.metadata.dst_node_id)
         return place in {("query.consent", 2, 2), ("query.consent", 2, 3), ("train.mask", 4, 1)}
 

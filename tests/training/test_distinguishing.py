@@ -21,7 +21,7 @@ from fedmarket.federation.terms import Terms
 from fedmarket.models.network import load_vector, network_of, outputs_of
 from fedmarket.models.objectives import RESPONSE
 from fedmarket.models.prediction import log_odds_of
-from fedmarket.models.released import ModelState
+from fedmarket.models.state import ModelState
 from fedmarket.privacy.budget import Spending
 from fedmarket.privacy.histogram import SCORE_BINS
 from fedmarket.privacy.noise import Stream
@@ -105,9 +105,8 @@ def party_under(plan: PrivacyPlan, *, extreme: bool) -> Party:
 
 
 def request_for(number: int) -> Request:
-    return Request(
-        round_number=number, phase=RELEASES[number], step="sum", model_hash=MODEL.hash, model=MODEL, packet=b""
-    )
+    asked = {"run": RUN, "round_number": number, "phase": RELEASES[number], "step": "sum"}
+    return Request(**asked, model_hash=MODEL.hash, model=MODEL, packet=b"")
 
 
 def transcript(party: Party) -> np.ndarray:

@@ -1,0 +1,87 @@
+"""Messages as bytes and back: what a socket or a Flower record carries, and all that a stranger's bytes can become.
+
+A frame is one MessagePack map from a message's fields to their values; vectors of a model are little-endian float64.
+Whatever comes in has the right fields and types afterwards, or is refused. What they mean (rounds, shapes, ranges) is
+checked by those who know the terms.
+"""
+
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+import msgpack
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from fedmarket.errors import BadMessage
+from fedmarket.federation.messages import Acceptance, Closing, Invitation, Refused, Request, Told, Update
+from fedmarket.models.state import ModelState
+
+LARGEST_FRAME = 1 << 30
+"""Bytes."""
+
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind) for kind in (Invitation, Acceptance, Request, Update, Closing, Told, Refused)
+}
+
+_DAMAGED = (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException)
+"""What MessagePack raises on bytes that are none of its own."""
+
+AnyMessage = TypeVar("AnyMessage", Invitation, Acceptance, Request, Update, Closing, Told, Refused)
+
+
+def encoded(message: AnyMessage) -> bytes:
+    """Return the frame of ``message``."""
+    frame: bytes = msgpack.packb(_plain(message), use_bin_type=True)
+    return frame
+
+
+def decoded(kind: type[AnyMessage], frame: bytes) -> AnyMessage:
+    """Return the message of this ``kind`` in ``frame``.
+
+    Raises:
+        BadMessage: one line that names the field, never its value; where the frame holds a refusal, its reason.
+    """
+    if len(frame) > LARGEST_FRAME:
+        raise BadMessage(f"expected a frame of at most {LARGEST_FRAME} bytes, got {len(frame)}")
+    try:
+        # Lengths are bounded by the frame's own: what claims more is not whole.
+        found = msgpack.unpackb(frame, use_list=False, raw=False, strict_map_key=False)
+    except _DAMAGED:
+        raise BadMessage("not a frame of this protocol") from None
+    if not isinstance(found, dict):
+        raise BadMessage("not a frame of this protocol")
+    if kind is not Refused and found.keys() == {"reason"}:
+        raise BadMessage(_parsed(Refused, found).line)
+    return _parsed(kind, found)
+
+
+def _parsed(kind: type[AnyMessage], found: dict[Any, Any]) -> AnyMessage:
+    if kind is Request and found.get("model") is not None:
+        found = found | {"model": _model(found["model"])}
+    try:
+        message: AnyMessage = _ADAPTERS[kind].validate_python(found)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = str(first["loc"][0]) if first["loc"] else "frame"
+        if where not in {field.name for field in fields(kind)}:  # what is no field of ours is not repeated
+            raise BadMessage("expected no other fields than a message's own") from None
+        said = "missing" if first["type"] == "missing" else first["msg"].replace("Input should be", "expected")
+        raise BadMessage(f"{where}: {said}") from None
+    return message
+
+
+def _model(found: Any) -> ModelState:
+    names = [field.name for field in fields(ModelState)]
+    if not (isinstance(found, dict) and list(found) == names):
+        raise BadMessage("model: expected its vectors")
+    if not all(isinstance(content, bytes) and len(content) % 8 == 0 for content in found.values()):
+        raise BadMessage("model: expected vectors of float64")
+    return ModelState(**{name: np.frombuffer(content, "<f8").astype(np.float64) for name, content in found.items()})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.astype("<f8").tobytes()
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    return value
