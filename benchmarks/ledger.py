@@ -1,8 +1,8 @@
 """What a ledger costs to write and to check: ``python benchmarks/ledger.py``, full batch and sampled.
 
-Prints two tables: median and largest milliseconds of a reservation over a run's rounds, its signature and its line on
-disk included; and seconds and memory to verify a bundle, on one core. Each bundle is checked by a process that has
-computed nothing before. Figures are this machine's.
+Prints three tables: median and largest milliseconds of a reservation over a run's rounds, its signature and its line on
+disk included; seconds and memory to verify a bundle, on one core; and the same of small bundles that a stranger made to
+cost as much as may be. A process that has computed nothing before checks each bundle. Figures are this machine's.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,6 +62,34 @@ def bundle_of(kind: str, parties: int, entries: int) -> Bundle:
     return bundle
 
 
+STRANGE = {
+    # Noise and sample rate of the updates of each run, and how many of them are reserved in it.
+    "mu 8": ([(1 / 7.99, 1.0)], 1),
+    "little noise beside samples": ([(0.1, 1.0), (1.5, 0.1)], 1),
+    "100 runs, each another full batch": ([(80.0 + number, 1.0) for number in range(100)], 1),
+    "100 runs, each another sample, unused": ([(2.0 + number / 100, 0.1) for number in range(100)], 0),
+    "64 runs, each another sample": ([(2.0 + number / 100, 0.1) for number in range(64)], 1),
+    "64 runs, each of little noise": ([(0.3 + number / 1000, 1e-4) for number in range(64)], 1),
+}
+
+
+def strange_of(name: str) -> Bundle:
+    """Return a bundle of one party with runs as in :data:`STRANGE`; figures are made up, so each is recomputed."""
+    noises, count = STRANGE[name]
+    market = MADE["Market"](names=("Party",), cap="1000000.0").opened()
+    made_up = [{"accountant": "pld", "version": "0", "epsilon": "1.0"}]
+    for number, (noise, rate) in enumerate(noises):
+        run, plan = f"{number:032x}", plan_of("own", 1)
+        update = replace(plan.mechanisms[1], noise_multiplier=noise, sample_rate=rate)
+        market.plan = replace(plan, mechanisms=(update,))
+        market.joined(run)
+        if count:
+            market.all("reserved", run=run, round=0, phase="update", count=count, model_hash="0" * 64, figures=made_up,
+                       cap=market.cap)  # fmt: skip
+    bundle: Bundle = market.logged().bundle()
+    return bundle
+
+
 def verifying(bundle: Bundle) -> tuple[float, float, int]:
     """Return seconds, megabytes at the most and the number of findings."""
     start = time.process_time()
@@ -94,6 +123,9 @@ def main() -> None:
         took, memory, findings = afresh(verifying, bundle)
         print(f"{kind:8} {len(bundle.log)} entries of {asked.parties} parties: {took:.1f} s, {memory:.0f} MB, "
               f"{findings} findings", flush=True)  # fmt: skip
+    for name in STRANGE:
+        took, memory, findings = afresh(verifying, strange_of(name))
+        print(f"{name}: {took:.1f} s, {memory:.0f} MB, {findings} findings", flush=True)
 
 
 if __name__ == "__main__":

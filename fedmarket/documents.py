@@ -13,6 +13,10 @@ Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
 
 
+LONGEST_SHOWN = 100
+"""Characters of a key or a value in an error."""
+
+
 class Section(BaseModel):
     """A table of a document: frozen, every key known, no number that is NaN or infinite."""
 
@@ -38,14 +42,30 @@ def parse_document(kind: type[Model], document: dict[str, Any], *, source: str) 
 
 
 def _problem(detail: Any, kind: type[BaseModel]) -> str:
-    key = ".".join(str(part) for part in detail["loc"]) or "document"
+    key = ".".join(_shown(str(part)) for part in detail["loc"]) or "document"
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown key; expected one of {', '.join(_keys_at(kind, detail['loc'][:-1]))}"
     if detail["type"] == "missing":
         return f"{key}: missing"
     came = detail["input"]
-    shown = f", got {came!r}" if isinstance(came, str | int | float | bool) else ""
-    return f"{key}: {detail['msg'].removeprefix('Value error, ')}{shown}"
+    shown = f", got {_value(came)}" if isinstance(came, str | int | float | bool) else ""
+    return f"{key}: {_printable(detail['msg'].removeprefix('Value error, '))}{shown}"
+
+
+def _value(came: str | float) -> str:
+    """Return a value as it is shown; Python refuses to write whole numbers of thousands of digits."""
+    if isinstance(came, int) and came.bit_length() > LONGEST_SHOWN:
+        return f"a whole number of {came.bit_length()} bits"
+    return _shown(repr(came))
+
+
+def _shown(text: str) -> str:
+    """Return a stranger's text in one line, not too long."""
+    return _printable(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}...")
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _keys_at(kind: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:

@@ -11,19 +11,36 @@ from typing import Any
 
 from fedmarket.errors import ConfigError, UsageError
 
+LARGEST_TOML = 2**20
+"""Bytes of a TOML document, where its reader says nothing else."""
 
-def read_toml(path: Path) -> dict[str, Any]:
+_LONGEST_REASON = 200
+
+
+def read_toml(path: Path, *, largest: int = LARGEST_TOML, longest_line: int | None = None) -> dict[str, Any]:
     """Return the TOML document at ``path``.
 
+    A document of strangers needs ``longest_line``, in bytes: a key of so many parts takes time by their square.
+
     Raises:
-        ConfigError: if the file is missing, unreadable, not UTF-8 or not TOML.
+        ConfigError: one line, if the file is missing, unreadable, too large, not UTF-8 or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(largest + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML document ({error})") from None
+    if len(content) > largest:
+        raise ConfigError(f"{path}: expected at most {largest} bytes")
+    if longest_line is not None and max(map(len, content.split(b"\n"))) > longest_line:
+        raise ConfigError(f"{path}: expected lines of at most {longest_line} bytes")
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except RecursionError:
+        raise ConfigError(f"{path}: not a TOML document that can be read (nested too deep)") from None
+    except ValueError as error:  # of tomllib, of the decoder, or of a whole number with thousands of digits
+        said = str(error)[:_LONGEST_REASON]
+        raise ConfigError(f"{path}: not a TOML document ({said if said.isprintable() else repr(said)})") from None
 
 
 @contextmanager

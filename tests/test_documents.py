@@ -57,3 +57,20 @@ def test_the_first_three_problems_are_told_and_the_others_counted():
     with pytest.raises(ConfigError) as caught:
         parse_document(Outer, {"x": 1}, source="file")
     assert str(caught.value) == "file: name: missing; size: missing; price: missing; and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"a\nb\x1b[2J": 1}, r"a\nb\x1b[2J: unknown key; expected one of inner, name, price, size"),
+        ({"k" * 101: 1}, f"{'k' * 100}...: unknown key; expected one of inner, name, price, size"),
+        ({"size": "v" * 1000}, f"size: Input should be a valid integer, got '{'v' * 99}..."),
+        ({"size": "\x1b"}, r"size: Input should be a valid integer, got '\x1b'"),
+        ({"name": 16**5000}, "name: Input should be a valid string, got a whole number of 20001 bits"),
+        ({"size": -(16**5000)}, "size: Input should be greater than or equal to 1, got a whole number of 20001 bits"),
+    ],
+)
+def test_a_strangers_key_or_value_is_shown_in_one_line_and_not_whole(changed: dict[str, Any], said: str):
+    with pytest.raises(ConfigError) as caught:
+        parse_document(Outer, GOOD | changed, source="file")
+    assert str(caught.value) == f"file: {said}"

@@ -17,6 +17,12 @@ from fedmarket.files import read_toml
 
 __all__ = ["Member", "Roster", "load_roster", "new_roster"]
 
+LARGEST_ROSTER, LONGEST_LINE = 2**16, 2**10
+"""Bytes of a document and of one line in it; a hundred members are below a third of that."""
+
+_Number = Annotated[int, Field(ge=0, lt=2**16)]
+_Text = Annotated[str, Field(min_length=1, max_length=100)]
+
 
 class _MemberTable(Section):
     name: Name
@@ -25,9 +31,9 @@ class _MemberTable(Section):
 
 class _RosterTable(Section):
     format: Literal["fedmarket-roster/1"]
-    suite: str
-    threshold: int
-    minimum_survivors: int
+    suite: _Text
+    threshold: _Number
+    minimum_survivors: _Number
     member: list[_MemberTable]
 
 
@@ -49,7 +55,8 @@ def load_roster(path: Path) -> Roster:
     Raises:
         ConfigError: one line that names file and key.
     """
-    table = parse_document(_RosterTable, read_toml(path), source=str(path))
+    document = read_toml(path, largest=LARGEST_ROSTER, longest_line=LONGEST_LINE)
+    table = parse_document(_RosterTable, document, source=str(path))
     try:
         return Roster(
             members=tuple(

@@ -1,5 +1,6 @@
 """One party's ledger as an auditor reads it: replayed up to the first broken rule, each announced number recomputed."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +24,16 @@ from fedmarket.ledger.entries import (
 )
 from fedmarket.ledger.findings import Change, DataAccount, Finding, PartyAccount, Point, Question, clipped
 from fedmarket.ledger.replay import State, take
-from fedmarket.ledger.spending import Counts, Groups, epsilon_of, grouped, unsampled
+from fedmarket.ledger.spending import (
+    MOST_SAMPLED,
+    Counts,
+    Groups,
+    Sampled,
+    epsilon_of,
+    grouped,
+    sampled_of,
+    unsampled,
+)
 from fedmarket.privacy.accountant import Spent
 
 TOLERANCE = 1e-6
@@ -72,7 +82,10 @@ class Reading:
         name: as the manifest has it, as ``public_key``.
         joined: the entry's number and statement, by run.
         reserved: the entry's number, by run and round.
+        models: the hash of the model that a round started from, by run and round.
         keys: rotations: the envelope, and the key that it names.
+        sampled: the sampled mechanisms that are accounted; readings of one bundle may share it.
+        unaccounted: why there is no epsilon, by data set.
         broken: whether an entry broke a rule; nothing after it was read.
     """
 
@@ -85,9 +98,12 @@ class Reading:
     changes: list[Change] = field(default_factory=list)
     joined: dict[str, tuple[int, Joined]] = field(default_factory=dict)
     reserved: dict[tuple[str, int], int] = field(default_factory=dict)
+    models: dict[tuple[str, int], str] = field(default_factory=dict)
     released: list[tuple[str, str]] = field(default_factory=list)
     withdrawn: set[str] = field(default_factory=set)
     keys: list[tuple[bytes, bytes]] = field(default_factory=list)
+    sampled: set[Sampled] = field(default_factory=set)
+    unaccounted: dict[str, str] = field(default_factory=dict)
     broken: bool = False
 
     def finding(
@@ -129,12 +145,21 @@ class Reading:
             PlanError: see :func:`fedmarket.ledger.spending.epsilon_of`, ``cap`` too.
         """
         groups, opened = self._groups(data_set)
+        if not all(sampled_of(group) <= self.sampled for group in groups):
+            raise PlanError(f"more than {MOST_SAMPLED} different sampled mechanisms are not accounted")
         return epsilon_of(groups, delta=real(opened.delta), adjacency=opened.adjacency, cap=cap)
 
     def account(self) -> PartyAccount:
-        """Return what was read, for a ledger that was opened."""
+        """Return what was read, for a ledger that was opened.
+
+        Both accountants are asked for the data set in use and for the one with the most spent, the first one alone for
+        others: each of hundreds may have mechanisms of its own.
+        """
         _, opened = self._groups(self.state.data_set)
-        data = tuple(self._data_account(data_set) for data_set in sorted(self.state.lineage))
+        known = {data_set: self._figure(data_set, cap=math.inf) for data_set in sorted(self.state.lineage)}
+        for data_set in {self.state.data_set, max(known, key=lambda one: known[one].epsilon)}:
+            known[data_set] = self._figure(data_set)
+        data = tuple(self._data_account(data_set, found) for data_set, found in known.items())
         return PartyAccount(
             name=self.name,
             entries=self.state.size,
@@ -150,13 +175,17 @@ class Reading:
             given_back=self.meter.given_back,
         )
 
-    def _data_account(self, data_set: str) -> DataAccount:
+    def _figure(self, data_set: str, *, cap: float | None = None) -> Spent:
+        """Return what was spent on a data set; infinite where that is not accounted."""
+        try:
+            return self.spent(data_set, cap=cap)
+        except (PlanError, ArithmeticError, ValueError) as error:
+            self.unaccounted.setdefault(data_set, clipped(str(error)))
+            return Spent(epsilon=math.inf, delta=0.0, accountants={})
+
+    def _data_account(self, data_set: str, found: Spent) -> DataAccount:
         groups, opened = self._groups(data_set)
         delta, adjacency = real(opened.delta), opened.adjacency
-        try:
-            found = self.spent(data_set)
-        except (PlanError, ArithmeticError, ValueError):
-            found = Spent(epsilon=float("inf"), delta=delta, accountants={})
         return DataAccount(
             data_set=data_set,
             in_use=data_set == self.state.data_set and not self.state.destroyed,
@@ -204,6 +233,23 @@ def read_ledger(reading: Reading, ledger: tuple[bytes, ...]) -> Iterator[Finding
                 run=run,
                 round_number=number,
             )
+    yield from _of_accounts(reading)
+
+
+def _of_accounts(reading: Reading) -> Iterator[Finding]:
+    """Say of each data set without epsilon why, where no reservation on it said so."""
+    said = set(reading.unaccounted)
+    if reading.state.opened:
+        reading.account()
+    for data_set, why in reading.unaccounted.items():
+        if data_set not in said:
+            yield reading.finding(
+                None,
+                "integrity",
+                f"epsilon of data set {data_set[:12]}",
+                expected="one that can be accounted",
+                found=why,
+            )
 
 
 def _need_own(reading: Reading, entry: Entry) -> None:
@@ -221,8 +267,10 @@ def _of_entry(reading: Reading, entry: Entry, content: bytes) -> Iterator[Findin
         case Joined():
             reading.joined[statement.run] = sequence, statement
             yield from _of_generator(reading, sequence, statement)
+            yield from _of_sampled(reading, sequence, statement)
         case Reserved():
             reading.reserved[statement.run, statement.round] = sequence
+            reading.models[statement.run, statement.round] = statement.model_hash
             yield from _of_reserved(reading, entry, statement)
         case Released():
             reading.released.append((statement.run, statement.model_hash))
@@ -261,6 +309,22 @@ def _of_generator(reading: Reading, sequence: int, statement: Joined) -> Iterato
         )
 
 
+def _of_sampled(reading: Reading, sequence: int, statement: Joined) -> Iterator[Finding]:
+    """Take the sampled mechanisms of a run among those that are accounted, while these are not too many."""
+    together = reading.sampled | sampled_of(reading.state.runs[statement.run].mechanisms.values())
+    if len(together) <= MOST_SAMPLED:
+        reading.sampled |= together
+        return
+    yield reading.finding(
+        sequence,
+        "integrity",
+        "different sampled mechanisms",
+        expected=f"at most {MOST_SAMPLED}",
+        found="more; this run's are not accounted",
+        run=statement.run,
+    )
+
+
 def _of_reserved(reading: Reading, entry: Entry, statement: Reserved) -> Iterator[Finding]:
     sequence, cap = entry.head.sequence, real(statement.cap)
 
@@ -276,6 +340,7 @@ def _of_reserved(reading: Reading, entry: Entry, statement: Reserved) -> Iterato
         # A party may have asked both accountants where one was enough.
         each = known if set(said) == set(known.accountants) else reading.spent(reading.state.data_set)
     except (PlanError, ArithmeticError, ValueError) as error:
+        reading.unaccounted[reading.state.data_set] = clipped(str(error))
         yield finding("integrity", "epsilon", expected="one that can be accounted", found=clipped(str(error)))
         return
     if not set(said) <= set(each.accountants) or len(said) != len(names):

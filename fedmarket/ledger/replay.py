@@ -41,6 +41,9 @@ from fedmarket.privacy.mechanism import Mechanism, Phase
 
 Outcome = Literal["open", "committed", "given-back", "lost"]
 
+MOST_DATA_SETS = 256
+"""In one ledger: what counts for each is kept, and each may count for all that come after it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
@@ -181,6 +184,8 @@ class State:
         self._need_same("old", statement.old, self.data_set)
         if statement.new == statement.old:
             raise BadMessage("new: the data set is the same")
+        if statement.new not in self.lineage and len(self.lineage) >= MOST_DATA_SETS:
+            raise BadMessage(f"new: expected at most {MOST_DATA_SETS} data sets in a ledger")
         # A data set that comes back has what it had, so that nothing is reset by going away for a while.
         counting = self.lineage.setdefault(statement.new, {statement.new})
         if statement.overlap:

@@ -15,20 +15,26 @@ from fedmarket.ledger.canonical import real
 from fedmarket.ledger.fields import Adjacency
 from fedmarket.ledger.findings import Overlap, PartyAccount
 from fedmarket.ledger.planned import Plan
-from fedmarket.privacy.accountant import Event, Spent, spent, weighed
+from fedmarket.privacy.accountant import Event, Spent, one_accountant, spent, under, weighed
 from fedmarket.privacy.mechanism import Mechanism, Phase
 from fedmarket.privacy.observers import observers
-from fedmarket.privacy.plan import HELD_OUT, PrivacyPlan
+from fedmarket.privacy.plan import HELD_OUT
 
 Counts = Counter[Mechanism]
 Groups = tuple[Counts, Counts]
 """What rows trained on pay for, and rows held out."""
 
-LARGEST_MU = 30.0
-"""Beyond this nothing is accounted: epsilon is in the hundreds, and accountants would take hours to say so."""
+Sampled = tuple[float, float]
+"""Noise multiplier and rate of a sampled mechanism."""
 
-LEAST_NOISE = 0.2
-"""Noise multiplier below which a sampled mechanism is not accounted, for the same reason."""
+LARGEST_MU = 8.0
+"""Beyond this nothing is accounted: epsilon is above 65 at a delta of 1e-5, and accountants would take minutes."""
+
+LEAST_NOISE, MOST_NOISE = 0.2, 1e6
+"""Noise multipliers that are accounted: less on a sample takes as long, and none that is drawn is larger."""
+
+MOST_SAMPLED = 64
+"""How many different sampled mechanisms an auditor accounts: each takes an accountant up to seconds."""
 
 
 def grouped(used: Iterable[tuple[Mechanism, int, bool]]) -> Groups:
@@ -54,9 +60,8 @@ def epsilon_of(groups: Groups, *, delta: float, adjacency: Adjacency, cap: float
     """
 
     def found(counts: Counts) -> Spent:
-        events = events_of(counts)
-        _need_moderate(events)
-        distance = sum(mechanism.distance * count for mechanism, count in counts.items())
+        events, distance = events_of(counts), _distance_of(counts)
+        _need_moderate(under(events, adjacency))
         if cap is None:
             return spent(events, delta=delta, adjacency=adjacency, distance=distance)
         return weighed(events, delta=delta, adjacency=adjacency, distance=distance, cap=cap)
@@ -87,59 +92,66 @@ def unsampled(groups: Groups, *, delta: float, adjacency: Adjacency) -> float | 
     """
     if all(mechanism.sample_rate == 1 for group in groups for mechanism in group):
         return None
-    whole: Groups = (Counter(), Counter())
-    for group, made in zip(groups, whole, strict=True):
-        for mechanism, count in group.items():
-            made[replace(mechanism, sample_rate=1.0)] += count
+
+    def found(counts: Counts) -> float:
+        events = tuple(replace(event, sample_rate=1.0) for event in events_of(counts))
+        return one_accountant(events, delta=delta, adjacency=adjacency, distance=_distance_of(counts))
+
     try:
-        return epsilon_of(whole, delta=delta, adjacency=adjacency, cap=math.inf).epsilon
+        return max(map(found, groups))
     except PlanError:
         return math.inf
 
 
-def second_accountant() -> bool:
-    """Return True: every install has both accountants."""
-    return True
+def sampled_of(mechanisms: Iterable[Mechanism]) -> set[Sampled]:
+    """Return noise and rate of those that are sampled: what an accountant has to compute anew for."""
+    return {(one.noise_multiplier, one.sample_rate) for one in mechanisms if one.sample_rate < 1}
+
+
+def _distance_of(counts: Counts) -> float:
+    return sum(mechanism.distance * count for mechanism, count in counts.items())
 
 
 def _need_moderate(events: tuple[Event, ...]) -> None:
-    """Refuse what takes an accountant hours or all memory, by the central limit of Dong et al. (2022)."""
+    """Refuse what takes an accountant hours or all memory, by the central limit of Dong et al. (2022).
+
+    Noise is held within bounds before anything is computed with it: its square may be no number.
+    """
     squared = 0.0
     for event in events:
         noise, sampled = event.noise_multiplier, event.sample_rate < 1
-        if not noise >= (LEAST_NOISE if sampled else 1 / LARGEST_MU):
-            raise PlanError(f"a noise multiplier of {noise:g} is too small to be accounted")
-        squared += event.count * (event.sample_rate**2 * math.expm1(1 / noise**2) if sampled else 1 / noise**2)
+        if not (LEAST_NOISE if sampled else 1 / LARGEST_MU) <= noise <= MOST_NOISE:
+            words = "too large" if noise > MOST_NOISE else "too small"
+            raise PlanError(f"a noise multiplier of {noise:g} is {words} to be accounted")
+        strength = noise**-2
+        squared += event.count * (event.sample_rate**2 * math.expm1(strength) if sampled else strength)
     if not squared <= LARGEST_MU**2:
-        raise PlanError(f"more than mu {LARGEST_MU:g} is not accounted: epsilon is in the hundreds")
+        raise PlanError(f"more than mu {LARGEST_MU:g} is not accounted: epsilon is in the dozens or beyond")
 
 
-def observers_of(plan: Plan, *, masked: bool) -> tuple[tuple[str, str, float], ...]:
+def observers_of(plan: Plan, *, masked: bool, accounted: bool = True) -> tuple[tuple[str, str, float], ...]:
     """Return who might look, in words, and epsilon of the whole plan against each; infinite where none is accounted.
 
-    As :meth:`fedmarket.privacy.plan.PrivacyPlan.epsilon_against`: by the shares of noise that each cannot know. Where
-    updates are not ``masked``, the server sees each party's own.
+    By one accountant, as :meth:`fedmarket.privacy.plan.PrivacyPlan.epsilon_against`, and by the shares of noise that
+    each cannot know. Where updates are not ``masked``, the server sees each party's own.
     """
     looking = observers(minimum_survivors=plan.minimum_survivors, colluders=plan.assumed_colluders, masked=masked)
-    return tuple((observer.name, observer.words, _against(plan, observer.missed)) for observer in looking)
+    return tuple(
+        (observer.name, observer.words, _against(plan, observer.missed) if accounted else math.inf)
+        for observer in looking
+    )
 
 
 def _against(plan: Plan, shares: int) -> float:
-    mechanisms = tuple(planned.mechanism() for planned in plan.mechanisms)
-    delta = real(plan.delta)
-    groups = grouped((mechanism, mechanism.releases, False) for mechanism in mechanisms)
+    def found(counts: Counts) -> float:
+        events = tuple(mechanism.event(count, shares=shares) for mechanism, count in counts.items())
+        if any(event.sample_rate < 1 for event in events):  # full batches take no time, however little noise
+            _need_moderate(events)
+        return one_accountant(events, delta=real(plan.delta), adjacency=plan.adjacency)
+
+    mechanisms = (planned.mechanism() for planned in plan.mechanisms)
     try:
-        if mechanisms[0].grid is None:
-            return epsilon_of(groups, delta=delta, adjacency=plan.adjacency).epsilon
-        _need_moderate(tuple(mechanism.event(shares=shares) for mechanism in mechanisms))
-        whole = PrivacyPlan(
-            unit=plan.unit,
-            adjacency=plan.adjacency,
-            delta=delta,
-            generator=plan.generator,
-            mechanisms=mechanisms,
-        )
-        return whole.epsilon_against(shares)
+        return max(map(found, grouped((mechanism, mechanism.releases, False) for mechanism in mechanisms)))
     except (PlanError, ArithmeticError, ValueError):
         return math.inf
 

@@ -2,7 +2,7 @@
 
 from fedmarket.ledger.findings import PartyAccount, RunAccount
 from fedmarket.ledger.reading import Reading
-from fedmarket.ledger.spending import observers_of, second_accountant
+from fedmarket.ledger.spending import observers_of, sampled_of
 
 SAMPLED = (
     "Every row of a sampled batch is drawn on its own secret coin (Poisson sampling). If it is not, what holds is the "
@@ -10,10 +10,15 @@ SAMPLED = (
 )
 
 
-def run_account(run: str, readings: list[Reading]) -> RunAccount:
-    """Return what the ledgers say of ``run``, under the plan of the first party that joined it."""
+def run_account(run: str, readings: list[Reading], *, listed: bool = True) -> RunAccount:
+    """Return what the ledgers say of ``run``, under the plan of the first party that joined it.
+
+    Nothing is accounted of a run that is not ``listed`` in the manifest, or is beyond the sampled mechanisms that are
+    accounted: each is a finding already.
+    """
     joined = [(reading, reading.joined[run][1]) for reading in readings if run in reading.joined]
-    first = joined[0][1]
+    reading, first = joined[0]
+    accounted = listed and sampled_of(planned.mechanism() for planned in first.plan.mechanisms) <= reading.sampled
     return RunAccount(
         run=run,
         parties=tuple(reading.name for reading, _ in joined),
@@ -22,7 +27,7 @@ def run_account(run: str, readings: list[Reading]) -> RunAccount:
         masked=first.roster_hash is not None,
         plan=first.plan.model_dump(),
         code=tuple(sorted({(statement.code.version, statement.code.hash) for _, statement in joined})),
-        observers=observers_of(first.plan, masked=first.roster_hash is not None),
+        observers=observers_of(first.plan, masked=first.roster_hash is not None, accounted=accounted),
         models=tuple(sorted({model for reading, _ in joined for said, model in reading.released if said == run})),
         withdrawn=tuple(sorted({model for reading, _ in joined for model in reading.withdrawn})),
         private=all(statement.plan.generator == "operating-system" for _, statement in joined),
@@ -88,11 +93,5 @@ def questions_of(
     ]
     if any(len(run.code) > 1 for run in runs):
         found.append("Why did the parties of a run have different code? Their hashes are not the same.")
-    sampled = any(mechanism["sampling"] == "poisson" for run in runs for mechanism in run.plan["mechanisms"])
-    if sampled and not second_accountant():
-        found.append(
-            "Would a second accountant agree? Opacus is not installed here, so sampled mechanisms were recomputed by "
-            "privacy-loss distributions alone."
-        )
     found.append("Were clip norm, rounds and step sizes tuned on these customers? That would spend more than is here.")
     return tuple(found)

@@ -17,7 +17,7 @@ from fedmarket.ledger.log import witness_key
 from fedmarket.ledger.merkle import Tree
 from fedmarket.ledger.note import Note, VerifierKey, read_checkpoint, read_note
 from fedmarket.ledger.reading import Reading, read_ledger
-from fedmarket.ledger.spending import overlap_of
+from fedmarket.ledger.spending import Sampled, overlap_of
 from fedmarket.ledger.statements import assumptions_of, not_protected_of, questions_of, run_account
 
 MOST_FINDINGS = 1000
@@ -35,20 +35,23 @@ def verify(bundle: Bundle, *, roster_hash: str | None = None, log_key: str | Non
         Whatever the bundle holds, there is a verdict. It is good only if every check was made and none failed. Epsilon
         is recomputed for each reservation, and never taken from an entry.
     """
+    sampled: set[Sampled] = set()
     readings = [
-        Reading(place=place, name=party.name, public_key=bytes.fromhex(party.public_key))
+        Reading(place=place, name=party.name, public_key=bytes.fromhex(party.public_key), sampled=sampled)
         for place, party in enumerate(bundle.manifest.parties)
     ]
     found = [*_of_manifest(bundle, roster_hash, log_key)]
     for reading, ledger in zip(readings, bundle.ledgers, strict=True):
         found += read_ledger(reading, ledger)
-    found += [*_of_log(bundle, readings), *_of_checkpoints(bundle, readings), *_of_runs(bundle, readings)]
+    found += [*_of_log(bundle, readings), *_of_checkpoints(bundle, readings)]
+    found += [*_of_runs(bundle, readings), *_of_models(readings)]
     if len(found) > MOST_FINDINGS:
         more = len(found) - MOST_FINDINGS
         found = found[:MOST_FINDINGS]
         found.append(_integrity(MANIFEST, "findings", f"at most {MOST_FINDINGS}", f"{more} more"))
     parties = tuple(reading.account() for reading in readings if reading.state.opened)
-    runs = tuple(run_account(run, readings) for run in sorted({run for one in readings for run in one.joined}))
+    listed, joined = {one.run for one in bundle.manifest.runs}, {run for one in readings for run in one.joined}
+    runs = tuple(run_account(run, readings, listed=run in listed) for run in sorted(joined))
     return Verdict(
         findings=tuple(found),
         roster_hash=bundle.manifest.roster_hash,
@@ -225,6 +228,27 @@ def _of_runs(bundle: Bundle, readings: list[Reading]) -> Iterator[Finding]:
             yield from _of_one_key(joined, key, run)
         for reading, sequence, statement in joined:
             yield from _of_join(bundle, reading, sequence, statement, listed.get(run), parties=len(joined))
+
+
+def _of_models(readings: list[Reading]) -> Iterator[Finding]:
+    """A round starts from one model: a server that shows another to one party may learn more of it."""
+    shown: dict[tuple[str, int], Counter[str]] = {}
+    for reading in readings:
+        for place, model in reading.models.items():
+            shown.setdefault(place, Counter())[model] += 1
+    for reading in readings:
+        for (run, number), model in reading.models.items():
+            (common, parties), *_ = shown[run, number].most_common(1)
+            if model != common:
+                yield reading.finding(
+                    reading.reserved[run, number],
+                    "integrity",
+                    "model_hash",
+                    run=run,
+                    round_number=number,
+                    expected="the same at all parties in a round",
+                    found=f"another than {parties} parties have",
+                )
 
 
 def _of_one_key(joined: list[tuple[Reading, int, Joined]], key: str, run: str) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from scipy.optimize import brentq
 from fedmarket.config import PrivacySection, Schedule
 from fedmarket.contract.schema import PrivacyTerms
 from fedmarket.errors import PlanError
-from fedmarket.privacy.accountant import Spent, exact_epsilon, gaussian_mu, one_accountant, spent, under
+from fedmarket.privacy.accountant import Event, Spent, gaussian_mu, one_accountant, spent
 from fedmarket.privacy.mechanism import NOISE_REACH, ROW_TOLERANCE, Grid, Mechanism, Phase, finest_step
 from fedmarket.privacy.shape import Shape
 
@@ -99,10 +99,13 @@ class PrivacyPlan:
         counts = releases if releases is not None else {m.phase: m.releases for m in self.mechanisms}
         return max((self._spent(group, counts) for group in self._groups()), key=lambda found: found.epsilon)
 
-    def exact_epsilon(self, releases: dict[Phase, int]) -> float:
-        """Return the exact epsilon of ``releases`` uses of full-batch mechanisms, without a second opinion."""
-        events = tuple(m.event(releases[m.phase]) for m in self.mechanisms if releases.get(m.phase, 0))
-        return exact_epsilon(under(events, self.adjacency), self.delta)
+    def sought(self, releases: dict[Phase, int]) -> float:
+        """Return what one accountant finds after ``releases`` uses of each mechanism: for a search, not a promise."""
+        found = []
+        for group in self._groups():
+            events, distance = self._events(group, releases)
+            found.append(one_accountant(events, delta=self.delta, adjacency=self.adjacency, distance=distance))
+        return max(found)
 
     def epsilon_against(self, shares: int) -> float:
         """Return epsilon of the whole run against an observer who misses ``shares`` shares of noise, or more.
@@ -127,10 +130,15 @@ class PrivacyPlan:
         return tuple(mechanism for mechanism in self.mechanisms if mechanism not in held_out), held_out
 
     def _spent(self, group: tuple[Mechanism, ...], counts: dict[Phase, int]) -> Spent:
-        used = [mechanism for mechanism in group if counts.get(mechanism.phase, 0)]
-        events = tuple(mechanism.event(counts[mechanism.phase]) for mechanism in used)
-        distance = sum(mechanism.distance * counts[mechanism.phase] for mechanism in used)
+        events, distance = self._events(group, counts)
         return spent(events, delta=self.delta, adjacency=self.adjacency, distance=distance)
+
+    @staticmethod
+    def _events(group: tuple[Mechanism, ...], counts: dict[Phase, int]) -> tuple[tuple[Event, ...], float]:
+        """Return the events of so many uses, and their distance from what really happens."""
+        used = [mechanism for mechanism in group if counts.get(mechanism.phase, 0)]
+        distance = sum(mechanism.distance * counts[mechanism.phase] for mechanism in used)
+        return tuple(mechanism.event(counts[mechanism.phase]) for mechanism in used), distance
 
 
 def plan_for(
@@ -144,8 +152,8 @@ def plan_for(
     """Return the plan whose whole run spends at most ``privacy.epsilon`` at the contract's delta.
 
     The shares of ``privacy.shares`` are shares of mu squared, which adds up under composition of Gaussian mechanisms
-    (Dong et al. 2022, corollary 3.3); what remains goes to the updates, whose noise is found by root finding on the
-    reported epsilon, that is the larger of two accountants.
+    (Dong et al. 2022, corollary 3.3); what remains goes to the updates, whose noise is found by root finding with one
+    accountant, then held against both: the reported epsilon is the larger one.
 
     ``shape`` says what is released. ``sharing`` is needed where ``privacy.noise`` is ``distributed``.
 
@@ -268,19 +276,29 @@ def _refuse_unsupported(privacy: PrivacySection, terms: PrivacyTerms) -> None:
 def _update_noise(plan: PrivacyPlan, epsilon: float) -> float:
     """Return the smallest noise multiplier of the updates, to six digits, with which training spends ``epsilon``."""
     training: dict[Phase, int] = {m.phase: m.releases for m in plan.mechanisms if m.phase not in HELD_OUT}
-    whole = all(mechanism.sample_rate == 1 for mechanism in plan.mechanisms)
 
-    def excess(log_noise: float) -> float:
-        tried = with_update_noise(plan, float(np.exp(log_noise)))
-        # Of full batches the exact formula finds the root at once; what is promised is checked below.
-        found = tried.exact_epsilon(training) if whole else tried.spent(training).epsilon
-        return float(np.log(found / epsilon))
+    def by_one(noise: float) -> float:
+        return with_update_noise(plan, noise).sought(training)
 
-    low, high = _bracket(excess, _first_guess(plan, epsilon), epsilon)
-    noise = _rounded_up(float(np.exp(brentq(excess, low, high, xtol=1e-6))))
-    while not with_update_noise(plan, noise).spent(training).epsilon <= epsilon:  # the promise holds exactly
+    def by_both(noise: float) -> float:
+        return with_update_noise(plan, noise).spent(training).epsilon
+
+    noise = _root(by_one, epsilon, near=_first_guess(plan, epsilon))
+    if by_both(noise) > 1.0001 * epsilon:  # the other accountant finds more
+        noise = _root(by_both, epsilon, near=float(np.log(noise)))
+    while not by_both(noise) <= epsilon:  # the promise holds exactly
         noise = _rounded_up(noise * 1.00001)
     return noise
+
+
+def _root(spends: Callable[[float], float], epsilon: float, *, near: float) -> float:
+    """Return the noise multiplier that ``spends`` epsilon, sought around the log noise ``near``, rounded up."""
+
+    def excess(log_noise: float) -> float:
+        return float(np.log(spends(float(np.exp(log_noise))) / epsilon))
+
+    low, high = _bracket(excess, near, epsilon)
+    return _rounded_up(float(np.exp(brentq(excess, low, high, xtol=1e-6))))
 
 
 def _first_guess(plan: PrivacyPlan, epsilon: float) -> float:
@@ -294,9 +312,13 @@ def _first_guess(plan: PrivacyPlan, epsilon: float) -> float:
 
 
 def _bracket(excess: Callable[[float], float], guess: float, epsilon: float) -> tuple[float, float]:
-    """Return log noise that spends too much and log noise that does not, widening around ``guess``."""
-    sign = 1.0 if excess(guess) > 0 else -1.0
-    near, width = guess, 0.02
+    """Return log noise that spends too much and log noise that does not, widening around ``guess``.
+
+    Epsilon falls at least about as fast as noise grows, so the first step is as wide as the guess is wrong.
+    """
+    wrong = excess(guess)
+    sign = 1.0 if wrong > 0 else -1.0
+    near, width = guess, min(max(0.02, abs(wrong)), 1.0)
     for _ in range(12):
         far = near + sign * width
         if sign * excess(far) <= 0:

@@ -195,10 +195,15 @@ def test_parties_of_different_runs_refuse_each_other(world):
     members = [world.fresh(world.party(name, terms)) for name in world.four]
     for number, member in enumerate(members):
         member.join(world.invitation(member.party, run=bytes([number]) * 16))
-    joined = b"".join(member.answer(world.request(terms, 1)).content for member in members)
-    for member in members:
+    with pytest.raises(Refusal, match=r"^this party has joined another run$"):
+        members[0].answer(world.request(terms, 1))
+    asked = [{"run": member.state.run, "model": None} for member in members]
+    joined = b"".join(
+        member.answer(world.request(terms, 1, **own)).content for member, own in zip(members, asked, strict=True)
+    )
+    for member, own in zip(members, asked, strict=True):
         with pytest.raises(BadMessage, match="is for another run, round, model, terms or roster"):
-            member.answer(world.request(terms, 1, step="share", packet=joined, model=None))
+            member.answer(world.request(terms, 1, step="share", packet=joined, **own))
 
 
 @pytest.mark.parametrize("shown", list(product([0, 1], repeat=4)), ids=str)

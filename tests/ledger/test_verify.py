@@ -138,6 +138,13 @@ def test_a_party_that_joined_something_else_is_named(key):
     assert f"party Beta Insurance, entry 1, run 111111111111: {key}: expected the same" in line
 
 
+def test_a_party_that_was_shown_another_model_is_named():
+    said = found(whole(change=changed("reserved", model_hash="0" * 64)).bundle())
+    (line,) = [line for line in said if "model_hash" in line]
+    assert line.startswith("integrity: ledger-1.jsonl, party Beta")
+    assert "expected the same at all parties in a round, found another than 3 parties have" in line
+
+
 def test_another_roster_is_found():
     report = found(whole(change=changed("joined", roster_hash="0" * 64)).bundle())
     assert any("roster_hash: expected" in line and "entry 1" in line for line in report)

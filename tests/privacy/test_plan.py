@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fedmarket.errors import PlanError
+from fedmarket.privacy import accountant
 from fedmarket.privacy.accountant import gaussian_epsilon, gaussian_mu
 from fedmarket.privacy.histogram import SCORE_BINS
 from fedmarket.privacy.mechanism import Mechanism, Phase
@@ -140,6 +141,30 @@ def test_noise_is_written_with_six_digits_and_never_rounded_down(plan_of: PlanOf
         assert float(f"{mechanism.noise_multiplier:.6g}") == pytest.approx(mechanism.noise_multiplier, rel=1e-12)
     exact = 1 / (np.sqrt(0.05) * gaussian_mu(1.0, 1e-5))
     assert exact <= plan.mechanism("centre").noise_multiplier < exact * 1.00002
+
+
+@pytest.mark.parametrize(("epsilon", "rate"), [(1.2345, 0.1), (1.2345, 1.0)])
+def test_noise_is_sought_by_one_accountant_and_held_against_both(
+    plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch, epsilon: float, rate: float
+):
+    asked = []
+    found = accountant.pld_epsilon
+    monkeypatch.setattr(accountant, "pld_epsilon", lambda *events: asked.append(events) or found(*events))
+    plan = plan_of(epsilon=epsilon, sample_rate=rate)
+    assert 1 <= len(asked) <= 2
+    assert 0.9999 * epsilon < plan.spent().epsilon <= epsilon
+
+
+@pytest.mark.parametrize(("epsilon", "rate"), [(1.2346, 0.1), (1.2346, 1.0)])
+def test_where_the_other_accountant_finds_more_it_decides(
+    plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch, epsilon: float, rate: float
+):
+    first = accountant.prv_epsilon if rate < 1 else accountant.exact_epsilon
+    monkeypatch.setattr(accountant, "pld_epsilon", lambda events, delta: first(events, delta) + 0.015)
+    plan = plan_of(epsilon=epsilon, sample_rate=rate)
+    spent = plan.spent({m.phase: m.releases for m in plan.mechanisms if m.phase != "evaluate"})
+    assert spent.epsilon == spent.accountants["pld"]
+    assert 0.9999 * epsilon < spent.epsilon <= epsilon
 
 
 # Training rows and held-out rows pay apart.
