@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from fedmarket.aggregation.secagg.suite import Signer
+from fedmarket.aggregation.secagg.suite import HASH_SIZE, Signer
 from fedmarket.errors import BadMessage, ConfigError, DataError, Refusal, UsageError
 from fedmarket.federation.messages import Shown, Told
 from fedmarket.federation.terms import Terms
@@ -24,7 +24,7 @@ from fedmarket.ledger.planned import Plan, planned
 from fedmarket.ledger.store import Ledger
 from fedmarket.privacy.plan import PrivacyPlan
 
-SEEN, SALT = "seen.note", "salt"
+SALT = "salt"
 _SALT_SIZE = 32
 
 
@@ -33,11 +33,13 @@ class Books:
     """See the module; made by :meth:`open`.
 
     Attributes:
+        refused: where a checkpoint is kept that contradicts one seen before. While it is there, nothing is released.
         proved: how many of the ledger's entries the log was proved to hold.
     """
 
     ledger: Ledger = field(repr=False)
     witness: Witness = field(repr=False)
+    refused: Path
     proved: int = 0
     _cosignature: bytes = b""
 
@@ -73,7 +75,7 @@ class Books:
         try:
             opened = Opened(
                 public_key=identity.public_key.hex(),
-                data_set=commitment(*rows, salt=_salt(folder)),
+                data_set=commitment(*rows, salt=_salt(folder, new=not ledger.state.size)),
                 unit=plan.unit,
                 adjacency=plan.adjacency,
                 delta=decimal(plan.delta),
@@ -83,7 +85,9 @@ class Books:
             if not ledger.state.size:
                 ledger.append(opened)
             _need_same(ledger, opened, folder)
-            return cls(ledger=ledger, witness=Witness(folder / SEEN, log=log, signer=identity))
+            seen = folder / f"seen-{log.id.hex()}.note"  # one for each server that the data set is used with
+            witness = Witness(seen, log=log, signer=identity)
+            return cls(ledger=ledger, witness=witness, refused=seen.with_name(f"{seen.name}.refused"))
         except BaseException:
             ledger.close()
             raise
@@ -120,9 +124,12 @@ class Books:
         """Reserve what a round releases. What the run reserved before and never committed had not left: given back.
 
         Raises:
-            BadMessage: if the run is not joined, or the round was entered before.
+            BadMessage: if the run is not joined, the round was entered before, or there is no hash of a model.
             Refusal: if plan or cap forbid it.
         """
+        if len(model_hash) != HASH_SIZE:
+            raise BadMessage(f"model_hash: expected {HASH_SIZE} bytes, got {len(model_hash)}")
+        self._cosignature = b""  # of a round whose answer failed
         self._settle_all(left=False, reason="the round ended before anything left", run=run.hex())
         phase = terms.phase_of(round_number)
         self.ledger.reserve(
@@ -146,10 +153,15 @@ class Books:
             BadMessage: if the checkpoint is not the log's, or a proof does not hold.
             Refusal: if nothing is shown, the reservation is missing, or the log contradicts what was seen.
         """
+        if self.refused.exists():
+            raise Refusal(
+                f"the server's log contradicted itself; {self.refused.name} in the ledger's folder is the proof"
+            )
         if shown is None:
             raise Refusal("the server's log: expected a checkpoint, got none")
         found = read_checkpoint(read_note(shown.checkpoint).text, origin=self.witness.log.name)
-        proof = shown.consistency.get(self.witness.size)
+        # A log that did not grow needs no proof: either it is the one seen, or it contradicts it.
+        proof = shown.consistency.get(self.witness.size, None if found.size > self.witness.size else ())
         if proof is None:
             raise BadMessage(f"the server's log: no proof that it continues the {self.witness.size} entries seen last")
         # Cosigning checks who signed it and that it continues; only then does it stand for anything.
@@ -173,8 +185,19 @@ class Books:
         """Write that ``content`` leaves; only when this returns may it."""
         self.ledger.append(Committed(run=run.hex(), round=round_number, content_hash=sha256_of(content)))
 
+    def lose(self, run: bytes, round_number: int) -> None:
+        """Write that a release came to nothing after its computation had begun: it stays spent."""
+        self.ledger.append(Voided(run=run.hex(), round=round_number, left=True, reason="its computation failed"))
+
     def release(self, run: bytes, model_hash: bytes) -> None:
-        """Write that the run's model, as the server names it, was handed on, and settle what is open; once a model."""
+        """Write that the run's model, as the server names it, was handed on, and settle what is open; once a run.
+
+        Raises:
+            BadMessage: if another model of the run was handed on before.
+        """
+        known = {model for model, of in self.ledger.state.released.items() if of == run.hex()}
+        if known - {model_hash.hex()}:
+            raise BadMessage("another model of this run was handed on before")
         self._settle_all(left=False, reason="the run ended before anything left", run=run.hex())
         if model_hash.hex() not in self.ledger.state.released:
             self.ledger.append(Released(run=run.hex(), model_hash=model_hash.hex()))
@@ -226,12 +249,14 @@ def _need_same(ledger: Ledger, wanted: Opened, folder: Path) -> None:
         )
 
 
-def _salt(folder: Path) -> bytes:
-    """Return the secret salt of the folder's commitments, made when there is none."""
+def _salt(folder: Path, *, new: bool) -> bytes:
+    """Return the secret salt of the folder's commitments, made where the books are ``new``."""
     path = folder / SALT
     try:
         salt = path.read_bytes()
     except FileNotFoundError:
+        if not new:
+            raise DataError(f"{path}: missing; without it no ledger fits the rows, so put back a copy") from None
         salt = secrets.token_bytes(_SALT_SIZE)
         with appearing(path, mode=0o600) as temporary:
             temporary.write_bytes(salt)

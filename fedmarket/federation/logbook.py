@@ -17,11 +17,12 @@ from fedmarket.ledger.bundle import checkpoint_name
 from fedmarket.ledger.entries import Opened, read_entry
 from fedmarket.ledger.envelope import read_envelope
 from fedmarket.ledger.log import Log, witness_key
+from fedmarket.ledger.merkle import Tree
 from fedmarket.ledger.note import COSIGNATURE_SIZE, Note, NoteSignature, read_checkpoint, read_note
 from fedmarket.ledger.replay import State, take
 
 MOST_UNSURE = 16
-"""Sizes of the log kept of what a silent party may have seen last."""
+"""Sizes of the log kept of what a silent party may have seen last; half the oldest, as it may hear nothing either."""
 
 
 @dataclass(slots=True)
@@ -70,7 +71,10 @@ class Logbook:
                 book._replay(envelope, place)
             if book.checkpoints:
                 last = read_note((folder / checkpoint_name(book.checkpoints - 1)).read_bytes())
-                book._sealed = read_checkpoint(last.text, origin=origin).size
+                kept = read_checkpoint(last.text, origin=origin)
+                if Tree(log.envelopes[: kept.size]).root() != kept.root:
+                    raise BadMessage("the log is not the one that its last cosigned checkpoint covers")
+                book._sealed = kept.size
         except ProtocolError as error:
             log.close()
             raise DataError(f"{folder}: {error}") from None
@@ -109,9 +113,9 @@ class Logbook:
             self._cosign(known, told.cosignature)
 
     def need_reserved(self, party: str, run: bytes, round_number: int) -> None:
-        """Raise a BadMessage unless the party's entries reserve a release in this round."""
-        state = self._known.setdefault(party, _Known()).state
-        if (run.hex(), round_number) not in state.reservations:
+        """Raise a BadMessage unless the party's entries reserve a release in this round, and have not taken it back."""
+        found = self._known.setdefault(party, _Known()).state.reservations.get((run.hex(), round_number))
+        if found is None or not found.counts:
             raise BadMessage(f"ledger: nothing is reserved for round {round_number}")
 
     def draw(self) -> None:
@@ -125,7 +129,8 @@ class Logbook:
         known, size = self._known.setdefault(party, _Known()), self._size
         logged = 0 <= known.place < size
         continued = {seen: tuple(self.log.consistency(seen, size)) for seen in known.seen}
-        known.seen = [*dict.fromkeys([*known.seen, size])][-MOST_UNSURE:]
+        seen, half = [*dict.fromkeys([*known.seen, size])], MOST_UNSURE // 2
+        known.seen = seen if len(seen) <= MOST_UNSURE else [*seen[:half], *seen[-half:]]
         return Shown(
             checkpoint=self._note_without_cosignatures(),
             consistency=continued,

@@ -251,8 +251,13 @@ class Party:
         spending = state.spending.charged(self.terms.plan, phase, self.terms.releases_in(phase))
         state = replace(state, spending=spending)
         keep(state)
-        released = self._releases.of(phase, model, self._stream(request.round_number))
-        return state, self.terms.grid_of(phase).encode(released)
+        try:
+            released = self._releases.of(phase, model, self._stream(request.round_number))
+            return state, self.terms.grid_of(phase).encode(released)
+        except Exception:
+            if self.books:  # that it failed may say something of the rows, and is seen
+                self.books.lose(state.run, request.round_number)
+            raise
 
     def _see_log(self, books: Books, run: bytes, request: Request) -> None:
         """Look at the log; masked sums are released only if their reservation is in it.
