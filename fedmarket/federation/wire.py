@@ -16,8 +16,11 @@ from fedmarket.errors import BadMessage
 from fedmarket.federation.messages import Acceptance, Closing, Invitation, Refused, Request, Told, Update
 from fedmarket.models.state import ModelState
 
-LARGEST_FRAME = 1 << 30
-"""Bytes."""
+LARGEST_FRAME = 1 << 26
+"""Bytes: eight million numbers of a model. What a stranger packs into it takes some ten times as much to hold."""
+
+LONGEST_LIST, LONGEST_MAP = 1 << 18, 1 << 10
+"""More than a ledger's entries, and than the sizes of a log that a party may have seen."""
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {
     kind: TypeAdapter(kind) for kind in (Invitation, Acceptance, Request, Update, Closing, Told, Refused)
@@ -44,8 +47,14 @@ def decoded(kind: type[AnyMessage], frame: bytes) -> AnyMessage:
     if len(frame) > LARGEST_FRAME:
         raise BadMessage(f"expected a frame of at most {LARGEST_FRAME} bytes, got {len(frame)}")
     try:
-        # Lengths are bounded by the frame's own: what claims more is not whole.
-        found = msgpack.unpackb(frame, use_list=False, raw=False, strict_map_key=False)
+        found = msgpack.unpackb(
+            frame,
+            use_list=False,
+            raw=False,
+            strict_map_key=False,
+            max_array_len=LONGEST_LIST,
+            max_map_len=LONGEST_MAP,
+        )
     except _DAMAGED:
         raise BadMessage("not a frame of this protocol") from None
     if not isinstance(found, dict):
