@@ -57,7 +57,7 @@ def test_the_server_loads_nothing_that_can_name_a_row():
 
 
 def test_a_client_loads_nothing_that_sums_or_steps_for_others():
-    loaded = loaded_by("clients.app")
+    loaded = loaded_by("clients.app", "fedmarket.flower.client", "fedmarket.flower.relay")
     assert "fedmarket.federation.party" in loaded
     forbidden = (
         "fedmarket.federation.coordinator",
@@ -65,6 +65,12 @@ def test_a_client_loads_nothing_that_sums_or_steps_for_others():
         "fedmarket.aggregation.summation",
     )
     assert not [name for name in loaded if name.startswith(forbidden)]
+
+
+def test_a_party_process_loads_no_flower():
+    loaded = loaded_by(*modules_of("node"))
+    assert "fedmarket.federation.party" in loaded
+    assert "flwr" not in loaded
 
 
 def test_flower_is_loaded_by_the_rim_alone():

@@ -1,8 +1,8 @@
 """All commands, and how each ends. Heavy libraries load only when a command needs them.
 
 One module for each kind of user: ``experiments`` for researchers, ``tables`` for whoever holds customers,
-``identities`` for those who take part, ``budget`` for whoever keeps a party's ledger, ``audit`` for those who check
-what was said.
+``identities`` for those who take part, ``party`` for whoever runs a partner's node, ``budget`` for whoever keeps its
+ledger, ``audit`` for those who check what was said.
 """
 
 import sys
@@ -16,6 +16,8 @@ from fedmarket.cli.budget import budget_app, ledger_app
 from fedmarket.cli.console import INTERRUPTED, fail, out
 from fedmarket.cli.experiments import frontier, pretrain, simulate
 from fedmarket.cli.identities import keys_app, roster_app
+from fedmarket.cli.party import party_app
+from fedmarket.cli.server import server_app
 from fedmarket.cli.tables import check, predict
 from fedmarket.errors import FedmarketError, UsageError
 
@@ -33,6 +35,8 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(roster_app, name="roster")
 app.add_typer(budget_app, name="budget")
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(server_app, name="server")
+app.add_typer(party_app, name="party")
 
 
 def main() -> None:

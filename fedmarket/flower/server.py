@@ -1,8 +1,12 @@
-"""The body of the ServerApp: drives a coordinator over a grid. It can name no row, only terms and sums."""
+"""The body of the ServerApp: drives a coordinator over a grid. It can name no row, only terms and sums.
+
+A run with a state folder survives its process: another ServerApp with the same folder goes on after the last round that
+was closed, in the same run, so that parties need not join another. Every wait is bounded by the configuration.
+"""
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,13 +19,20 @@ from fedmarket.config import ExperimentConfig, FederationSection, load_config
 from fedmarket.contract.schema import Contract, load_contract
 from fedmarket.errors import BadMessage, FederationStopped
 from fedmarket.experiment.arms import arm_named, start_for, terms_of
-from fedmarket.federation.coordinator import Coordinator
+from fedmarket.federation.books import plan_of
+from fedmarket.federation.bundling import bundle_of_log
+from fedmarket.federation.coordinator import CLOSE, Coordinator
+from fedmarket.federation.identity import load_identity
 from fedmarket.federation.logbook import Logbook
 from fedmarket.federation.messages import Acceptance, Told, Update
-from fedmarket.federation.rehearsal import open_logbook
+from fedmarket.federation.rehearsal import LOG, open_logbook
+from fedmarket.federation.resume import between_rounds, readmit
 from fedmarket.federation.roster import load_roster
 from fedmarket.federation.wire import decoded, encoded
+from fedmarket.flower.checkpoint import Nodes, StateFolder
+from fedmarket.flower.exchange import exchanged
 from fedmarket.flower.records import frame_in, framed, message_type, model_to_record, statistics_to_record
+from fedmarket.ledger.bundle import BundleRun, write_bundle
 from fedmarket.models.released import save_model
 
 OUTCOME = "outcome"
@@ -30,12 +41,18 @@ STATISTICS = "statistics"
 
 NODE_WAIT_SECONDS = 60.0
 
+TTL_SLACK_SECONDS = 30.0
+"""How long after its time-out a message may still be on its way; a node that comes back later never sees it."""
+
+DONE = "done"
+"""What a run does when its model is handed on."""
+
 
 def run_federation(grid: Grid, context: Context) -> None:
-    """Run one federation from invitation to released model, as ``context.run_config`` says.
+    """Run one federation from invitation to released model, as ``context.run_config`` says, or go on with one.
 
-    Leaves the model, the rejections and the void rounds in ``context.state``, and the model in the file ``output`` if
-    that is not empty.
+    Leaves the model, the rejections and the void rounds in ``context.state``. The model goes to the file ``output``,
+    the ledgers as the log has them to the file ``bundle``, where those are not empty.
 
     Raises:
         FedmarketError: if the configuration is wrong or too few parties are left.
@@ -45,7 +62,8 @@ def run_federation(grid: Grid, context: Context) -> None:
     config = load_config(Path(str(run["config"])), changes=changes)
     contract = load_contract(Path(config.data.contract))
     arm, roster = arm_named(str(run["arm"])), Path(str(run["roster"])) if run["roster"] else None
-    with _logbook(roster if arm.recorded else None) as logbook:
+    folder = StateFolder(Path(str(run["state"])) if run.get("state") else None)
+    with _logbook(roster if arm.recorded else None, run) as logbook:
         coordinator = Coordinator(
             terms=terms_of(arm, config, contract, seed=int(str(run["seed"]))),
             max_void_rounds=config.federation.max_void_rounds,
@@ -53,7 +71,10 @@ def run_federation(grid: Grid, context: Context) -> None:
             roster=load_roster(roster) if roster else None,
             logbook=logbook,
         )
-        _drive(grid, coordinator, config.federation, nodes_expected=int(str(run["parties"])))
+        expected, wait = int(str(run["parties"])), float(str(run.get("wait", NODE_WAIT_SECONDS)))
+        _drive(grid, coordinator, config.federation, folder, nodes_expected=expected, wait=wait)
+        _hand_on(coordinator, config, contract, model=str(run["output"]), bundle=str(run.get("bundle", "")))
+    folder.tell(coordinator, DONE, model_hash=coordinator.model.hash.hex())
     context.state[MODEL] = model_to_record(coordinator.model)
     context.state[OUTCOME] = ConfigRecord(
         {
@@ -63,35 +84,60 @@ def run_federation(grid: Grid, context: Context) -> None:
         }
     )
     context.state[STATISTICS] = statistics_to_record(coordinator.statistics)
-    _save(coordinator, config, contract, output=str(run["output"]))
 
 
 @contextmanager
-def _logbook(roster: Path | None) -> Iterator[Logbook | None]:
+def _logbook(roster: Path | None, run: Mapping[str, object]) -> Iterator[Logbook | None]:
+    """Give the server's log: the operator's, where the run configuration names one, else that of a rehearsal."""
     if roster is None:
         yield None
         return
-    logbook = open_logbook(roster)
+    if home := str(run.get("log", "")):
+        identity, origin = load_identity(Path(home) / f"{LOG}.pem"), str(run["log_name"])
+        logbook = Logbook.open(Path(home) / LOG, identity, origin=origin, roster=load_roster(roster))
+    else:
+        logbook = open_logbook(roster)
     try:
         yield logbook
     finally:
         logbook.close()
 
 
-def _drive(grid: Grid, coordinator: Coordinator, config: FederationSection, *, nodes_expected: int) -> None:
-    nodes = _nodes(grid, nodes_expected)
+def _drive(
+    grid: Grid,
+    coordinator: Coordinator,
+    config: FederationSection,
+    folder: StateFolder,
+    *,
+    nodes_expected: int,
+    wait: float,
+) -> None:
+    known = folder.restore(coordinator)
+    if known is None:
+        folder.keep(coordinator, {})  # who is invited may join: from now on there is only this run
+    folder.tell(coordinator, f"waiting for {nodes_expected} nodes")
+    # A run that goes on needs no more nodes than its rounds do.
+    least = nodes_expected if not known else min(nodes_expected, coordinator.terms.minimum_survivors)
+    nodes = _nodes(grid, nodes_expected, least=least, wait=wait)
     invitation = framed(encoded(coordinator.invitation()))
     replies = _ask(grid, dict.fromkeys(nodes, invitation), "query.join", config.reply_timeout_seconds)
-    parties = _admit(coordinator, nodes, replies)
+    parties = _admit(coordinator, nodes, replies, known=known or {})
+    folder.keep(coordinator, parties)
     while not coordinator.finished:
+        if between_rounds(coordinator):
+            folder.keep(coordinator, parties, is_open=True)
         requests = coordinator.requests()
+        folder.tell(coordinator, str(coordinator.step))
         computing = coordinator.step in RELEASING
         asked = {node: framed(encoded(requests[party])) for node, party in parties.items() if party in requests}
         timeout = config.training_timeout_seconds if computing else config.reply_timeout_seconds
         replies = _ask(grid, asked, message_type(coordinator.step), timeout)
         _receive(coordinator, {node: parties[node] for node in asked}, replies)
         coordinator.close_step()
+        if between_rounds(coordinator):
+            folder.keep(coordinator, parties)
     for last in (False, True):
+        folder.tell(coordinator, CLOSE)
         _close(grid, coordinator, parties, last=last, timeout=config.reply_timeout_seconds)
     coordinator.seal()
 
@@ -108,33 +154,50 @@ def _close(grid: Grid, coordinator: Coordinator, parties: dict[int, str], *, las
             coordinator.reject(parties[node], str(error))
 
 
-def _nodes(grid: Grid, expected: int) -> list[int]:
-    """Wait, for a bounded time, until ``expected`` nodes are there, and return them all."""
-    until = time.monotonic() + NODE_WAIT_SECONDS
+def _nodes(grid: Grid, expected: int, *, least: int, wait: float) -> list[int]:
+    """Wait, for a bounded time, until ``expected`` nodes are there, and return all that are: ``least`` must be."""
+    until = time.monotonic() + wait
     while len(nodes := sorted(grid.get_node_ids())) < expected:
         if time.monotonic() > until:
-            raise FederationStopped(f"{len(nodes)} nodes after {NODE_WAIT_SECONDS:g} s, expected {expected}")
+            if len(nodes) >= least:
+                break
+            raise FederationStopped(f"{len(nodes)} nodes after {wait:g} s, expected {least}")
         time.sleep(0.2)
     return nodes
 
 
 def _ask(grid: Grid, contents: dict[int, RecordDict], action: str, timeout: float) -> dict[int, Message]:
-    """Send each node its content and return the replies by node; one silent for ``timeout`` seconds has none."""
-    messages = [Message(content, dst_node_id=node, message_type=action) for node, content in contents.items()]
-    return {reply.metadata.src_node_id: reply for reply in grid.send_and_receive(messages, timeout=timeout)}
+    """Send each node its content and return the replies by node; one silent for ``timeout`` seconds has none.
+
+    A node that is not connected is not asked: it would cost the whole time.
+    """
+    there = set(grid.get_node_ids())
+    messages = [
+        Message(content, dst_node_id=node, message_type=action, ttl=timeout + TTL_SLACK_SECONDS)
+        for node, content in contents.items()
+        if node in there
+    ]
+    return {reply.metadata.src_node_id: reply for reply in exchanged(grid, messages, timeout=timeout)}
 
 
-def _admit(coordinator: Coordinator, nodes: list[int], replies: dict[int, Message]) -> dict[int, str]:
-    """Return the name of the party at each node that joined."""
+def _admit(coordinator: Coordinator, nodes: list[int], replies: dict[int, Message], *, known: Nodes) -> dict[int, str]:
+    """Return the name of the party at each node that joined.
+
+    Of a run that goes on, ``known`` says who was where. Who was in it and is silent now stays in it: what it remembers
+    decides whether it answers later.
+    """
     parties: dict[int, str] = {}
     for node in nodes:
         try:
             acceptance = decoded(Acceptance, _frame(replies, node))
-            coordinator.admit(acceptance)
+            if acceptance.party in parties.values():
+                raise BadMessage("a second party of the same name")
+            readmit(coordinator, acceptance)
             parties[node] = acceptance.party
         except BadMessage as error:
             coordinator.reject(f"node {node}", str(error))
-    return parties
+    back = set(parties.values())
+    return parties | {node: party for node, party in known.items() if node not in replies and party not in back}
 
 
 def _receive(coordinator: Coordinator, parties: dict[int, str], replies: dict[int, Message]) -> None:
@@ -157,7 +220,17 @@ def _frame(replies: dict[int, Message], node: int) -> bytes:
     return frame_in(reply.content)
 
 
-def _save(coordinator: Coordinator, config: ExperimentConfig, contract: Contract, *, output: str) -> None:
-    if output:
+def _hand_on(
+    coordinator: Coordinator, config: ExperimentConfig, contract: Contract, *, model: str, bundle: str
+) -> None:
+    if bundle and coordinator.logbook:
+        plan = plan_of(coordinator.terms)
+        listed = BundleRun(
+            run=coordinator.run.hex(),
+            assumed_colluders=plan.assumed_colluders,
+            minimum_survivors=plan.minimum_survivors,
+        )
+        write_bundle(bundle_of_log(coordinator.logbook, [listed]), Path(bundle), replace=True)
+    if model:
         private = coordinator.terms.plan.private
-        save_model(Path(output), coordinator.model, model=config.model, contract=contract, private=private)
+        save_model(Path(model), coordinator.model, model=config.model, contract=contract, private=private)

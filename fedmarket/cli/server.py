@@ -1,0 +1,197 @@
+"""Commands for the operator: make the server's folder, start and stop its processes, run a federation on them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from fedmarket.cli.console import INTERRUPTED, err, fail, out, shown
+from fedmarket.errors import UsageError
+
+if TYPE_CHECKING:
+    from fedmarket.operator.follow import OnProgress
+    from fedmarket.operator.settings import Home
+
+server_app = typer.Typer(help="The operator's side between organisations.", no_args_is_help=True)
+
+Settings = Annotated[Path, typer.Argument(help="server.toml, as fedmarket server init made it.")]
+
+
+@server_app.command("init")
+def server_init(
+    folder: Annotated[Path, typer.Argument(help="A folder of its own; nothing in it is overwritten.")],
+    *,
+    host: Annotated[list[str], typer.Option(help="Name or address under which partners reach the server; repeatable.")],
+    node: Annotated[
+        list[str] | None, typer.Option(help="Make a SuperNode's key pair here, for a test consortium; repeatable.")
+    ] = None,
+    log_name: Annotated[str, typer.Option(help="Name of the log; by default the first host's, and /log.")] = "",
+    app: Annotated[Path, typer.Option(help="The checkout whose two apps are shipped.")] = Path(),
+    port: Annotated[int, typer.Option(help="Of the SuperLink, on loopback only.")] = 9443,
+    fleet_port: Annotated[int, typer.Option(help="Of the proxy, for partners.")] = 8443,
+) -> None:
+    """Make the server's settings, the log's identity, and a test consortium's certificates.
+
+    Between organisations, replace what is in [bold]tls[/] by certificates of your own authority, and let each partner
+    make the key of its SuperNode: only the public half comes to [bold]nodes[/].
+
+    [bold]Example[/]
+
+      fedmarket server init ~/fedmarket-server --host federation.example.org
+    """
+    from fedmarket.operator.making import log_key_of, make_home
+    from fedmarket.operator.settings import SETTINGS_FILE
+
+    home = make_home(
+        folder,
+        hosts=host,
+        nodes=node or [],
+        log_name=log_name or f"{host[0]}/log",
+        app=app,
+        port=port,
+        fleet_port=fleet_port,
+    )
+    _print("settings", shown(folder / SETTINGS_FILE))
+    _print("to every partner", f"{shown(home.ca)}, the certificate its SuperNode trusts (--root-certificates)")
+    _print("to every partner", f"{host[0]}:{fleet_port}, where its SuperNode connects (--superlink)")
+    _print("to partners and auditors", f"the log's key {log_key_of(home)}")
+    for name in node or []:
+        _print(
+            f"to {name} alone", f"{shown(home.nodes / name)}.key (--auth-supernode-private-key), then delete it here"
+        )
+    if not node:
+        _print("from every partner", f"the public key of its SuperNode, as {shown(home.nodes)}/NAME.pub")
+    _print("never leaves", f"the rest of {shown(folder)}")
+
+
+@server_app.command("start")
+def server_start(
+    settings: Settings,
+    print_: Annotated[bool, typer.Option("--print", help="Only print what would be started, for systemd.")] = False,
+) -> None:
+    """Start the SuperLink and the SuperExec, detached from this terminal.
+
+    They listen on loopback: partners come through the TLS proxy, which lets nothing but the fleet interface through.
+
+    [bold]Example[/]
+
+      fedmarket server start ~/fedmarket-server/server.toml
+    """
+    from fedmarket.operator.superlink import shell_lines, start
+
+    home = _home(settings)
+    if print_:
+        for line in shell_lines(home):
+            out.print(escape(line), soft_wrap=True)
+        return
+    for one in start(home):
+        out.print(f"{one.name} {one.pid}")
+
+
+@server_app.command("stop")
+def server_stop(settings: Settings) -> None:
+    """Stop what [bold]fedmarket server start[/] started; a run goes on when it is started and run again."""
+    from fedmarket.operator.superlink import stop
+
+    for one in stop(_home(settings)):
+        out.print(f"stopped {one.name} {one.pid}")
+
+
+@server_app.command("admit")
+def server_admit(settings: Settings) -> None:
+    """Let the SuperNodes connect whose public keys have come to the folder [bold]nodes[/]."""
+    from fedmarket.operator.superlink import admit
+
+    new = admit(_home(settings))
+    out.print(f"admitted: {escape(', '.join(new)) or 'nobody new'}", soft_wrap=True)
+
+
+@server_app.command("run")
+def server_run(
+    settings: Settings,
+    config: Annotated[Path | None, typer.Argument(help="The experiment, one complete TOML document.")] = None,
+    *,
+    roster: Annotated[Path | None, typer.Option(help="Who takes part.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for model, bundle and state.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key for this run; repeatable.")
+    ] = None,
+    follow_: Annotated[int | None, typer.Option("--follow", metavar="RUN", help="Attach to a run again.")] = None,
+) -> None:
+    """Run a federation, and follow it to its model.
+
+    The run goes on when this terminal is closed; [bold]--follow[/] attaches again. After a fault the same command goes
+    on with the same run, after the last round that was closed.
+
+    [bold]Examples[/]
+
+      fedmarket server run ~/fedmarket-server/server.toml config.toml --roster roster.toml --output runs/first
+
+      fedmarket server run ~/fedmarket-server/server.toml --follow 4711
+    """
+    from fedmarket.operator.follow import BUNDLE, MODEL, follow, found_run, start_run
+
+    home = _home(settings)
+    if follow_ is not None:
+        run = found_run(home, follow_)
+    elif config and roster and output:
+        run = start_run(home, config, roster=roster, output=output, changes=tuple(set_ or ()))
+        err.print(f"run {run.number}")
+    else:
+        raise UsageError("expected CONFIG, --roster and --output, or --follow RUN")
+    try:
+        with _progress() as on_progress:
+            follow(home, run, on_progress=on_progress)
+    except KeyboardInterrupt:
+        fail(f"interrupted; the run goes on, and --follow {run.number} attaches again", INTERRUPTED)
+    for name in (MODEL, BUNDLE):
+        if (run.output / name).exists():
+            out.print(f"  {shown(run.output / name)}", soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> "Iterator[OnProgress]":
+    """Give a callback that shows a bar on a terminal, and elsewhere a line for each round."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    if not err.is_terminal:
+        yield _progress_lines()
+        return
+    columns = (TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.description}"), console=err, transient=True) as progress:
+        bar = progress.add_task("waiting", total=None)
+        yield lambda told: progress.update(
+            bar, description=escape(_words(told)), completed=told["round"], total=told["rounds"]
+        )
+
+
+def _progress_lines() -> "OnProgress":
+    said: list[tuple[Any, Any]] = []
+
+    def tell(told: dict[str, Any]) -> None:
+        mark = (told["round"], told["void_rounds"])
+        if mark not in said:
+            said.append(mark)
+            err.print(escape(f"round {told['round']} of {told['rounds']}: {_words(told)}"), soft_wrap=True)
+
+    return tell
+
+
+def _words(told: dict[str, Any]) -> str:
+    parts = [f"{told['phase']} {told['doing']}".strip(), f"{len(told['parties'])} parties"]
+    parts += [f"{told['void_rounds']} void"] * bool(told["void_rounds"])
+    parts += [f"{told['rejections']} rejections, last {told['last_rejection']}"] * bool(told["rejections"])
+    return ", ".join(parts)
+
+
+def _home(settings: Path) -> "Home":
+    from fedmarket.operator.settings import load_home
+
+    return load_home(settings)
+
+
+def _print(what: str, value: str) -> None:
+    out.print(f"{escape(what)}: {escape(value)}", soft_wrap=True)

@@ -1,0 +1,1 @@
+"""What the operator of a federation runs: a SuperLink that only the right ones reach, and runs on it."""
