@@ -1,12 +1,13 @@
 """Commands for auditors: whether a bundle holds, and a record of it for a register. Neither torch nor Flower loads."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from fedmarket.cli.console import out, shown
+from fedmarket.cli.console import err, out, shown
 
 if TYPE_CHECKING:
     from fedmarket.ledger.findings import Verdict
@@ -28,7 +29,8 @@ def verify(
 ) -> None:
     """Check a privacy ledger's bundle: signatures, chains, log, checkpoints, and every epsilon again.
 
-    Ends with 0 only if everything holds; else with 1 and one finding a line.
+    Ends with 0 only if everything holds, with 1 if something does not or the bundle cannot be read, and with 2 if there
+    is nothing there.
 
     [bold]Example[/]
 
@@ -47,24 +49,49 @@ def verify(
     if as_json:
         typer.echo(json.dumps(document, ensure_ascii=False, indent=1))
     else:
-        for finding in verdict.findings:
-            out.print(escape(str(finding)), soft_wrap=True)
-        for question, held in document["verdicts"].items():
-            out.print(f"{question}: {'holds' if held else 'BROKEN'}", soft_wrap=True)
-        for party in verdict.parties:
-            known = "at least, as the rest was not read: " if party.name in verdict.unread else ""
-            out.print(
-                f"{escape(party.name)}: {known}epsilon {party.epsilon:.4f} of a cap of {party.cap:g}, "
-                f"delta {party.delta:g}",
-                soft_wrap=True,
-            )
-        out.print(escape(verdict.overlap.words), soft_wrap=True)
-        for question in verdict.questions:
-            out.print(f"to ask: {escape(question)}", soft_wrap=True)
+        for line in _lines(verdict):
+            out.print(escape(line), soft_wrap=True)
         if html is not None:
             out.print(f"page: {escape(shown(html))}", soft_wrap=True)
     if not verdict.good:
         raise typer.Exit(BROKEN)
+
+
+def _lines(verdict: "Verdict") -> Iterator[str]:
+    """Yield whose keys these are, the verdicts, what is wrong, who spent what, and the verdicts after a long list."""
+    verdicts = [
+        f"{question}: {'BROKEN' if found == 'broken' else found.replace('-', ' ')}"
+        for question, found in verdict.verdicts.items()
+    ]
+    yield f"keys: {verdict.keys}"
+    yield f"roster: {verdict.roster_hash}"
+    yield f"log key: {verdict.log_key}"
+    yield from _evidence(verdict)
+    yield from verdicts
+    yield from verdict.lines
+    for party in verdict.parties:
+        known = "at least, as the rest was not read: " if party.name in verdict.unread else ""
+        yield (
+            f"{party.name}: {known}epsilon {party.epsilon:.4f} of a cap of {party.cap:g} per {party.per}, "
+            f"delta {party.delta:g}"
+        )
+    read = {party.name for party in verdict.parties}
+    yield from (f"{name}: epsilon unknown, as nothing was read" for name in verdict.unread if name not in read)
+    yield verdict.overlap.words
+    yield from (f"to ask: {question}" for question in verdict.questions)
+    if verdict.lines:
+        yield from verdicts
+
+
+def _evidence(verdict: "Verdict") -> Iterator[str]:
+    found = verdict.evidence
+    form = "the zip" if found.bundle_form == "zip" else "the list of its files"
+    version, code = found.checker
+    yield f"bundle: SHA-256 of {form} {found.bundle_hash}"
+    yield f"checked: {found.time} by fedmarket {version}, code {code[:12]}"
+    if last := found.checkpoint:
+        latest = f", the latest {last.time}" if last.time else ""
+        yield f"last checkpoint: {last.size} entries, root {last.root[:12]}, cosigners {last.cosigners}{latest}"
 
 
 def export(
@@ -79,16 +106,20 @@ def export(
 
     [bold]Example[/]
 
-      fedmarket export bundle.zip --registry deployment.json
+      fedmarket export bundle.zip --registry deployment.json --roster roster.toml --log-key 'NAME+ID+KEY'
     """
     import json
 
     from fedmarket.files import write_text
     from fedmarket.ledger.registry import registry_of
 
-    document = registry_of(_verdict(bundle, roster, log_key))
+    verdict = _verdict(bundle, roster, log_key)
+    document = registry_of(verdict)
     write_text(registry, json.dumps(document, ensure_ascii=False, indent=1) + "\n")
-    out.print(f"{len(document['records'])} record(s): {escape(shown(registry))}", soft_wrap=True)
+    if not (verdict.roster_compared and verdict.log_key_compared):
+        err.print(f"[bold]warning:[/] keys: {escape(verdict.keys)}", soft_wrap=True)
+    records = len(document["records"])
+    out.print(f"{records} {'record' if records == 1 else 'records'}: {escape(shown(registry))}", soft_wrap=True)
 
 
 def _verdict(bundle: Path, roster: Path | None, log_key: str | None) -> "Verdict":

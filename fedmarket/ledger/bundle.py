@@ -5,6 +5,7 @@ are refused, and sizes are checked before anything is read. Reading says only th
 :func:`fedmarket.ledger.verify.verify` says.
 """
 
+import hashlib
 import os
 import re
 import stat
@@ -12,7 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal, Self
 
@@ -21,7 +22,7 @@ from pydantic import AfterValidator, Field, model_validator
 from fedmarket.aggregation.secagg.roster import MOST_MEMBERS, Member, Roster
 from fedmarket.documents import Section
 from fedmarket.errors import BadMessage, DataError, UsageError
-from fedmarket.files import appearing
+from fedmarket.files import appearing, sha256_of
 from fedmarket.ledger.canonical import canonical, read_canonical
 from fedmarket.ledger.fields import Hash, Line, Parties, PublicKey, RunId, parsed
 from fedmarket.ledger.note import LARGEST_NOTE, SIGNATURE, VerifierKey
@@ -136,12 +137,14 @@ class Bundle:
         ledgers: each party's envelopes, in the order of the manifest; none where there is no file.
         log: the server's envelopes in the order of the log.
         checkpoints: signed and cosigned notes, as the log grew.
+        zip_hash: SHA-256 of the zip that it was read from, in hexadecimal; None where it was none.
     """
 
     manifest: Manifest
     ledgers: tuple[tuple[bytes, ...], ...]
     log: tuple[bytes, ...]
     checkpoints: tuple[bytes, ...]
+    zip_hash: str | None = field(default=None, compare=False)
 
     def files(self) -> dict[str, bytes]:
         """Return the content of every file by name."""
@@ -174,6 +177,14 @@ def write_bundle(bundle: Bundle, path: Path, *, replace: bool = False) -> None:
             archive.writestr(zipfile.ZipInfo(name, _STAMP), content, zipfile.ZIP_DEFLATED)
 
 
+def hash_of_files(files: Mapping[str, bytes]) -> str:
+    """Return SHA-256 over a line ``HASH  NAME`` for each file, sorted by name: one name for what is in a folder.
+
+    It is what ``LC_ALL=C sha256sum -- * | sha256sum`` finds in the folder, so that nobody needs this code to check it.
+    """
+    return sha256_of(b"".join(f"{sha256_of(files[name])}  {name}\n".encode() for name in sorted(files)))
+
+
 def read_bundle(path: Path) -> Bundle:
     """Return the bundle in the folder or zip at ``path``.
 
@@ -187,13 +198,13 @@ def read_bundle(path: Path) -> Bundle:
         are held.
     """
     try:
-        files = _of_folder(path) if path.is_dir() else _of_zip(path)
+        files, zip_hash = (_of_folder(path), None) if path.is_dir() else _of_zip(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
     except BadMessage as error:
         raise DataError(f"{path}: {error}") from None
     try:
-        return bundle_of(files)
+        return replace(bundle_of(files), zip_hash=zip_hash)
     except BadMessage as error:
         raise DataError(f"{path}: {error}") from None
 
@@ -210,18 +221,25 @@ def bundle_of(files: Mapping[str, bytes]) -> Bundle:
             raise BadMessage(f"{name}: missing")
     manifest = _manifest(files[MANIFEST])
     ledgers = [ledger_name(place) for place in range(len(manifest.parties))]
-    notes = [checkpoint_name(number) for number in range(sum(name.endswith(".note") for name in files))]
+    notes = _checkpoints_of(files)
     for name in sorted(files):
         if name not in {MANIFEST, LOG, *ledgers, *notes}:
-            raise BadMessage(
-                f"{name}: does not belong; expected ledgers of {len(ledgers)} parties, and checkpoints without gap"
-            )
+            raise BadMessage(f"{name}: does not belong; expected ledgers of {len(ledgers)} parties")
     return Bundle(
         manifest=manifest,
         ledgers=tuple(_lines(name, files.get(name, b"")) for name in ledgers),
         log=_lines(LOG, files[LOG]),
         checkpoints=tuple(files[name] for name in notes),
     )
+
+
+def _checkpoints_of(files: Mapping[str, bytes]) -> list[str]:
+    """Return the names of the checkpoints in their order, or raise a BadMessage that names the first one missing."""
+    notes = [checkpoint_name(number) for number in range(sum(name.endswith(".note") for name in files))]
+    if missing := next((name for name in notes if name not in files), None):
+        later = min(name for name in files if name.endswith(".note") and name not in notes)
+        raise BadMessage(f"{missing}: missing, and {later} is there; expected checkpoints without gap")
+    return notes
 
 
 def _manifest(content: bytes) -> Manifest:
@@ -249,6 +267,8 @@ def _need_fit(sizes: Mapping[str, int]) -> None:
     if len(sizes) > _MOST_FILES:
         raise BadMessage(f"expected at most {_MOST_FILES} files, got more")
     for name, size in sizes.items():
+        if "/" in name:
+            raise BadMessage(f"{ascii(name)[:64]}: files must lie at the root of the zip, in no folder")
         if not _NAME.fullmatch(name):
             raise BadMessage(f"{ascii(name)[:64]}: no file of a bundle has such a name")
         largest = LARGEST_MANIFEST if name == MANIFEST else LARGEST_NOTE if name.endswith(".note") else LARGEST_FILE
@@ -282,18 +302,21 @@ def _of_file(path: Path, size: int) -> bytes:
     return content
 
 
-def _of_zip(path: Path) -> dict[str, bytes]:
+def _of_zip(path: Path) -> tuple[dict[str, bytes], str]:
+    """Return the files, and the hash of the zip that they were read from."""
     if path.stat().st_size > LARGEST_BUNDLE:
         raise BadMessage(f"expected at most {LARGEST_BUNDLE} bytes, got {path.stat().st_size}")
     try:
         with path.open("rb") as file, zipfile.ZipFile(_with_few_members(file)) as archive:
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
             members = archive.infolist()
             if len({member.filename for member in members}) < len(members):
                 raise BadMessage("a name is in the zip twice")
             for member in members:
                 _need_plain(member)
             _need_fit({member.filename: member.file_size for member in members})
-            return {member.filename: _of_member(archive, member) for member in members}
+            return {member.filename: _of_member(archive, member) for member in members}, digest
     except _DAMAGED as error:
         raise BadMessage(f"neither a folder nor a zip that can be read ({type(error).__name__})") from None
 
@@ -316,6 +339,8 @@ def _with_few_members(file: BinaryIO) -> BinaryIO:
 def _need_plain(member: zipfile.ZipInfo) -> None:
     kind = stat.S_IFMT(member.external_attr >> 16)
     plain = member.orig_filename == member.filename and kind in (0, stat.S_IFREG) and not member.is_dir()
+    if member.is_dir():
+        raise BadMessage(f"{ascii(member.orig_filename)[:64]}: files must lie at the root of the zip, in no folder")
     if not plain or member.flag_bits & _ENCRYPTED:
         raise BadMessage(f"{ascii(member.orig_filename)[:64]}: expected a file, neither link, folder nor encrypted")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

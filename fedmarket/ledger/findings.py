@@ -8,6 +8,9 @@ from fedmarket.ledger.fields import Adjacency
 
 FORMAT = "fedmarket-verdict/1"
 
+Standing = Literal["holds", "broken", "not-established"]
+"""What a verdict is: nothing speaks against it, something does, or not all that would have to was there to be read."""
+
 Question = Literal["integrity", "completeness", "promise"]
 """What a finding speaks against: that nothing was altered, that nothing is missing, that what was promised is kept."""
 
@@ -71,6 +74,26 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """How often a mechanism counts on a data set, and all that its epsilon follows from.
+
+    Attributes:
+        resolution: of the grid on which noise is shared; None, as ``shares`` and ``slack``, where each party's own is
+            enough.
+    """
+
+    phase: str
+    count: int
+    clip_norm: float
+    noise_multiplier: float
+    sample_rate: float
+    length: int
+    resolution: float | None
+    shares: int | None
+    slack: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataAccount:
     """What was spent on one data set of a party at the ledger's delta, and how that is read.
 
@@ -80,6 +103,7 @@ class DataAccount:
         accountants: epsilon by accountant; the larger one is ``epsilon``.
         unsampled: epsilon if nothing is gained from sampling; None where nothing was sampled.
         shared: whether any noise was a share of a sum's.
+        trained: what rows trained on pay for; epsilon is the larger one of theirs and that of rows ``held_out``.
     """
 
     data_set: str
@@ -88,6 +112,8 @@ class DataAccount:
     accountants: dict[str, float]
     unsampled: float | None
     shared: bool
+    trained: tuple[Use, ...]
+    held_out: tuple[Use, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +131,7 @@ class PartyAccount:
     """One party's ledger as far as it holds; numbers are the auditor's own.
 
     Attributes:
+        unit: what one promise is for, as signed; ``per`` in words.
         epsilon: the largest over its data sets.
         entries: how many of its entries were read without a broken rule.
         open: reservations without outcome.
@@ -114,6 +141,7 @@ class PartyAccount:
     name: str
     entries: int
     unit: str
+    per: str
     adjacency: Adjacency
     delta: float
     cap: float
@@ -153,11 +181,49 @@ class RunAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """What a customer held by every party spends at worst, and from which delta on that is promised."""
+    """What a customer held by every party of the manifest spends at worst, and from which delta on that is promised.
 
+    Attributes:
+        bounded: whether every ledger was read to its end; else the numbers are what was read, and bound nothing.
+        worthless: whether the delta is so large that next to nothing is promised.
+        title: who that is, in two or three words.
+    """
+
+    title: str
+    bounded: bool
+    worthless: bool
     epsilon: float
     delta: float
     words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastCheckpoint:
+    """The newest checkpoint of a bundle; ``time`` is that of its latest cosignature, None where there is none."""
+
+    size: int
+    root: str
+    cosigners: int
+    time: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What was checked, by what, and when.
+
+    Attributes:
+        bundle_hash: SHA-256 of what was handed over.
+        bundle_form: a zip, whose bytes are hashed, or files, of which :func:`fedmarket.ledger.bundle.hash_of_files` is.
+        checker: version and hash of the code that made the verdict.
+        time: of the check, UTC.
+        checkpoint: None where there is none that can be read.
+    """
+
+    bundle_hash: str
+    bundle_form: Literal["zip", "files"]
+    checker: tuple[str, str]
+    time: str
+    checkpoint: LastCheckpoint | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,10 +231,22 @@ class Verdict:
     """Everything that a bundle shows; made by :func:`fedmarket.ledger.verify.verify`.
 
     Attributes:
-        unread: parties whose ledger is missing, or was read up to a broken entry only: they may have spent more.
+        keys: whether roster and log key were held against the auditor's own, in a sentence.
+        lines: the findings for a reader: those alike are one line.
+        per: what the promise is for, in words.
+        listed: how many parties the manifest has.
+        unread: parties whose ledger is missing, broken from some entry on, or ends before the log: they may have spent
+            more.
     """
 
+    keys: str
+    roster_compared: bool
+    log_key_compared: bool
+    evidence: Evidence
     findings: tuple[Finding, ...]
+    lines: tuple[str, ...]
+    per: str
+    listed: int
     roster_hash: str
     log_key: str
     log_size: int
@@ -186,14 +264,30 @@ class Verdict:
         """Return the verdict as a document of JSON's types, infinite numbers as text."""
         body = {key: _plain(value) for key, value in asdict(self).items() if key != "findings"}
         findings = [_plain(asdict(finding)) | {"line": str(finding)} for finding in self.findings]
-        verdicts = {question: self.holds(question) for question in get_args(Question)}
+        verdicts = dict(self.verdicts)
         return {"format": FORMAT, "good": self.good, "verdicts": verdicts, "findings": findings} | body
 
+    @property
+    def verdicts(self) -> dict[Question, Standing]:
+        """The three verdicts, in their order."""
+        return {question: self.verdict(question) for question in get_args(Question)}
+
+    def verdict(self, question: Question) -> Standing:
+        """Return what was found on ``question``.
+
+        A promise is broken by what shows that it was, and established only where everything that was spent is there and
+        could be accounted.
+        """
+        against = {found.question for found in self.findings}
+        if question in against:
+            return "broken"
+        spent = (party.epsilon for party in self.parties)
+        seen = not (self.unread or "completeness" in against) and all(map(math.isfinite, spent))
+        return "holds" if question != "promise" or seen else "not-established"
+
     def holds(self, question: Question) -> bool:
-        """Return whether nothing was found against ``question``; of a promise only where every ledger could be read."""
-        return all(found.question != question for found in self.findings) and not (
-            question == "promise" and self.unread
-        )
+        """Return whether the verdict on ``question`` is that it holds."""
+        return self.verdict(question) == "holds"
 
     @property
     def integrity(self) -> bool:
@@ -208,7 +302,16 @@ class Verdict:
     @property
     def good(self) -> bool:
         """Whether everything holds."""
-        return not self.findings
+        return not self.findings and all(map(self.holds, get_args(Question)))
+
+
+def per(unit: str) -> str:
+    """Return what a promise for ``unit`` is per, for a sentence.
+
+    >>> per("row"), per("column:client_id")
+    ('row', 'customer (column client_id)')
+    """
+    return f"customer (column {unit.removeprefix('column:')})" if unit.startswith("column:") else unit
 
 
 def clipped(text: str) -> str:

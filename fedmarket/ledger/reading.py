@@ -1,7 +1,6 @@
 """One party's ledger as an auditor reads it: replayed up to the first broken rule, each announced number recomputed."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -18,59 +17,16 @@ from fedmarket.ledger.entries import (
     Released,
     Reserved,
     Rotated,
-    Statement,
-    Voided,
     Withdrawn,
 )
-from fedmarket.ledger.findings import Change, DataAccount, Finding, PartyAccount, Point, Question, clipped
+from fedmarket.ledger.findings import Change, DataAccount, Finding, PartyAccount, Point, Question, clipped, per
+from fedmarket.ledger.meter import Meter
 from fedmarket.ledger.replay import State, take
-from fedmarket.ledger.spending import (
-    MOST_SAMPLED,
-    Counts,
-    Groups,
-    Sampled,
-    epsilon_of,
-    grouped,
-    sampled_of,
-    unsampled,
-)
+from fedmarket.ledger.spending import MOST_SAMPLED, Groups, Sampled, epsilon_of, sampled_of, unsampled, uses_of
 from fedmarket.privacy.accountant import Spent
 
 TOLERANCE = 1e-6
 """By how much an announced epsilon may be another than the one recomputed: absolute, above 1 as a share."""
-
-
-@dataclass(slots=True)
-class Meter:
-    """What counts on each data set of one ledger, moved on by each entry that the replay has taken."""
-
-    used: dict[str, Counts] = field(default_factory=dict)
-    given_back: int = 0
-
-    def take(self, statement: Statement, state: State) -> str | None:
-        """Move on by ``statement``, which ``state`` has just taken; return the data set that it changed."""
-        if not isinstance(statement, Reserved | Voided):
-            return None
-        found = state.reservations[statement.run, statement.round]
-        counts = self.used.setdefault(found.data_set, Counter())
-        if isinstance(statement, Reserved):
-            counts[found.mechanism] += found.count
-        elif found.counts:
-            return None
-        else:
-            counts[found.mechanism] -= found.count
-            self.given_back += found.count
-            if not counts[found.mechanism]:
-                del counts[found.mechanism]
-        return found.data_set
-
-    def groups(self, data_set: str, state: State) -> Groups:
-        """Return what rows trained on pay for, and rows held out."""
-        return grouped(
-            (mechanism, count, source != data_set)
-            for source in sorted(state.lineage.get(data_set, {data_set}))
-            for mechanism, count in self.used.get(source, Counter()).items()
-        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,7 +42,8 @@ class Reading:
         keys: rotations: the envelope, and the key that it names.
         sampled: the sampled mechanisms that are accounted; readings of one bundle may share it.
         unaccounted: why there is no epsilon, by data set.
-        broken: whether an entry broke a rule; nothing after it was read.
+        broken_at: the number of the entry that broke a rule, from which on nothing was read; None where none did.
+        cut: whether the log has entries of the party beyond the ledger's end; the log's reader says so.
     """
 
     place: int
@@ -104,7 +61,13 @@ class Reading:
     keys: list[tuple[bytes, bytes]] = field(default_factory=list)
     sampled: set[Sampled] = field(default_factory=set)
     unaccounted: dict[str, str] = field(default_factory=dict)
-    broken: bool = False
+    broken_at: int | None = None
+    cut: bool = False
+
+    @property
+    def unread(self) -> bool:
+        """Whether the party may have spent more than was read: nothing there, a broken entry, or an early end."""
+        return self.broken_at is not None or self.cut or not self.state.size
 
     def finding(
         self,
@@ -164,6 +127,7 @@ class Reading:
             name=self.name,
             entries=self.state.size,
             unit=opened.unit,
+            per=per(opened.unit),
             adjacency=opened.adjacency,
             delta=real(opened.delta),
             cap=real(self.state.cap),
@@ -193,6 +157,8 @@ class Reading:
             accountants=found.accountants,
             unsampled=unsampled(groups, delta=delta, adjacency=adjacency),
             shared=any(mechanism.grid is not None for group in groups for mechanism in group),
+            trained=uses_of(groups[0]),
+            held_out=uses_of(groups[1]),
         )
 
     def _groups(self, data_set: str) -> tuple[Groups, Opened]:
@@ -212,7 +178,7 @@ def read_ledger(reading: Reading, ledger: tuple[bytes, ...]) -> Iterator[Finding
             entry = take(reading.state, content)
             _need_own(reading, entry)
         except ProtocolError as error:
-            reading.broken = True
+            reading.broken_at = sequence
             yield reading.finding(
                 sequence,
                 "integrity",

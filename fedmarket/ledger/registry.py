@@ -8,6 +8,7 @@ The fields are in ``deployment.schema.json`` beside this module; every record is
 import json
 import math
 import re
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
@@ -57,7 +58,12 @@ def _record(run: RunAccount, model: str, verdict: Verdict) -> dict[str, Any]:
     plan, worst = run.plan, max(parties, key=lambda party: party.epsilon)
     shared = plan["mechanisms"][0]["grid"] is not None
     return {
-        "deployment": {"model_hash": model, "run": run.run, "terms_hash": run.terms_hash},
+        "deployment": {
+            "model_hash": model,
+            "run": run.run,
+            "terms_hash": run.terms_hash,
+            "contract_hash": run.contract_hash,
+        },
         "variant": {
             "name": "approximate differential privacy",
             "adjacency": plan["adjacency"],
@@ -82,6 +88,7 @@ def _record(run: RunAccount, model: str, verdict: Verdict) -> dict[str, Any]:
                 {"name": "Gaussian, discrete" if shared else "Gaussian"}
                 | {key: mechanism[key] for key in ("phase", "releases", "sampling")}
                 | {key: float(mechanism[key]) for key in ("clip_norm", "noise_multiplier", "sample_rate")}
+                | {"noise_shares": mechanism["grid"]["shares"] if mechanism["grid"] else None}
                 for mechanism in plan["mechanisms"]
             ],
         },
@@ -103,12 +110,7 @@ def _record(run: RunAccount, model: str, verdict: Verdict) -> dict[str, Any]:
         },
         "implementation": [{"version": version, "hash": code} for version, code in run.code],
         "not_protected": list(verdict.not_protected),
-        "evidence": {
-            "roster_hash": verdict.roster_hash,
-            "log_key": verdict.log_key,
-            "log_size": verdict.log_size,
-            "quorum": verdict.quorum,
-        },
+        "evidence": _evidence(verdict),
         "open_questions": list(verdict.questions),
     }
 
@@ -121,6 +123,34 @@ def _of_party(party: PartyAccount) -> dict[str, Any]:
         "epsilon_without_sampling": None if worst.unsampled is None else _number(worst.unsampled),
         "delta": party.delta,
         "cap": party.cap,
+        "data_sets": [
+            {
+                "data_set": data.data_set,
+                "in_use": data.in_use,
+                "epsilon": _number(data.epsilon),
+                "trained": [asdict(use) for use in data.trained],
+                "held_out": [asdict(use) for use in data.held_out],
+            }
+            for data in party.data
+        ],
+    }
+
+
+def _evidence(verdict: Verdict) -> dict[str, Any]:
+    found = verdict.evidence
+    version, code = found.checker
+    return {
+        "bundle_hash": found.bundle_hash,
+        "bundle_form": found.bundle_form,
+        "checked_at": found.time,
+        "checker": {"version": version, "hash": code},
+        "checkpoint": found.checkpoint and asdict(found.checkpoint),
+        "roster_hash": verdict.roster_hash,
+        "roster_compared": verdict.roster_compared,
+        "log_key": verdict.log_key,
+        "log_key_compared": verdict.log_key_compared,
+        "log_size": verdict.log_size,
+        "quorum": verdict.quorum,
     }
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from fedmarket.errors import PlanError
 from fedmarket.ledger.canonical import real
 from fedmarket.ledger.fields import Adjacency
-from fedmarket.ledger.findings import Overlap, PartyAccount
+from fedmarket.ledger.findings import Overlap, PartyAccount, Use
 from fedmarket.ledger.planned import Plan
 from fedmarket.privacy.accountant import Event, Spent, one_accountant, spent, under, weighed
 from fedmarket.privacy.mechanism import Mechanism, Phase
@@ -32,6 +32,9 @@ LARGEST_MU = 8.0
 
 LEAST_NOISE, MOST_NOISE = 0.2, 1e6
 """Noise multipliers that are accounted: less on a sample takes as long, and none that is drawn is larger."""
+
+WORTHLESS_DELTA = 0.01
+"""Above this a customer of all parties is promised next to nothing: that often the bound on epsilon may not hold."""
 
 MOST_SAMPLED = 64
 """How many different sampled mechanisms an auditor accounts: each takes an accountant up to seconds."""
@@ -103,6 +106,24 @@ def unsampled(groups: Groups, *, delta: float, adjacency: Adjacency) -> float | 
         return math.inf
 
 
+def uses_of(counts: Counts) -> tuple[Use, ...]:
+    """Return mechanisms used so often as a reader is told of them: enough to find their epsilon again."""
+    return tuple(
+        Use(
+            phase=mechanism.phase,
+            count=count,
+            clip_norm=mechanism.clip_norm,
+            noise_multiplier=mechanism.noise_multiplier,
+            sample_rate=mechanism.sample_rate,
+            length=mechanism.length,
+            resolution=mechanism.grid.resolution if mechanism.grid else None,
+            shares=mechanism.grid.shares if mechanism.grid else None,
+            slack=mechanism.grid.slack if mechanism.grid else None,
+        )
+        for mechanism, count in counts.items()
+    )
+
+
 def sampled_of(mechanisms: Iterable[Mechanism]) -> set[Sampled]:
     """Return noise and rate of those that are sampled: what an accountant has to compute anew for."""
     return {(one.noise_multiplier, one.sample_rate) for one in mechanisms if one.sample_rate < 1}
@@ -156,8 +177,8 @@ def _against(plan: Plan, shares: int) -> float:
         return math.inf
 
 
-def overlap_of(parties: tuple[PartyAccount, ...], *, unread: tuple[str, ...] = ()) -> Overlap:
-    """Return what a customer whom every party holds spends at worst.
+def overlap_of(parties: tuple[PartyAccount, ...], *, listed: int, unread: int = 0) -> Overlap:
+    """Return what a customer whom every party holds spends at worst; ``listed`` is how many parties there should be.
 
     Epsilons add up. Deltas add up where each party's noise is its own. Where a sum shares its noise, rows at k parties
     are k neighbours of neighbours, and each delta counts as often as e to the epsilons before it (group privacy).
@@ -170,13 +191,23 @@ def overlap_of(parties: tuple[PartyAccount, ...], *, unread: tuple[str, ...] = (
         delta += own * math.exp(min(total, 700.0)) if shared else own
         total += epsilon
     delta = min(delta, 1.0)
-    words = (
-        f"A customer held by all {len(found)} parties spends at most the sum of their epsilons, {total:.4f}, at delta "
-        f"{delta:.3g}. Which customers several parties hold was not established, so nothing tighter is stated."
-    )
-    worthless = (
-        " With noise that is shared, that delta promises such a customer next to nothing." if delta > 0.01 else ""
-    )
+    sums, rows = f"{total:.4f}, at delta {delta:.3g}", any(party.unit == "row" for party in parties)
     if unread:
-        words = f"Ledgers of {len(unread)} parties could not be read to their end, so this is too low. {words}"
-    return Overlap(epsilon=total, delta=delta, words=words + worthless)
+        their = "its" if unread == 1 else "their"
+        words = (
+            f"{unread} of {listed} ledgers could not be read to {their} end: no bound can be stated for a customer of "
+            f"several parties. What was read adds up to {sums}."
+        )
+    else:
+        who = f"with one row at each of all {listed} parties" if rows else f"held by all {listed} parties"
+        words = (
+            f"A customer {who} spends at most the sum of their epsilons, {sums}. Which customers several parties hold "
+            "was not established, so nothing tighter is stated."
+        )
+    worthless = delta > WORTHLESS_DELTA
+    if worthless:
+        words += (
+            f" At that delta{', as noise is shared,' if shared else ''} such a customer is promised next to nothing."
+        )
+    title = "One row at each party" if rows else "Customer of all parties"
+    return Overlap(title=title, bounded=not unread, worthless=worthless, epsilon=total, delta=delta, words=words)

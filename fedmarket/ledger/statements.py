@@ -1,5 +1,9 @@
 """What stands beside an auditor's numbers: each run, what is assumed, what is not protected, what is still to ask."""
 
+from dataclasses import dataclass
+from typing import Self
+
+from fedmarket.ledger.bundle import Manifest
 from fedmarket.ledger.findings import PartyAccount, RunAccount
 from fedmarket.ledger.reading import Reading
 from fedmarket.ledger.spending import observers_of, sampled_of
@@ -8,6 +12,51 @@ SAMPLED = (
     "Every row of a sampled batch is drawn on its own secret coin (Poisson sampling). If it is not, what holds is the "
     "epsilon without sampling, printed beside it."
 )
+
+ROWS = "Has each customer one row at each party? The unit is a row; a customer of k rows spends more."
+
+_ROSTER, _LOG_KEY = "the roster", "the log's key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Whether roster and log key are those that the auditor has of another source; None where that was not asked."""
+
+    roster: bool | None
+    log_key: bool | None
+
+    @classmethod
+    def of(cls, manifest: Manifest, *, roster_hash: str | None, log_key: str | None) -> Self:
+        """Hold what the manifest says against the auditor's own."""
+        return cls(
+            roster=None if roster_hash is None else roster_hash == manifest.roster_hash,
+            log_key=None if log_key is None else log_key == manifest.log_key,
+        )
+
+    @property
+    def words(self) -> str:
+        """One sentence, to be read before anything else."""
+        held = {_ROSTER: self.roster, _LOG_KEY: self.log_key}
+        if self.roster is None and self.log_key is None:
+            return "NOT COMPARED with copies of your own (--roster, --log-key); all below is by the bundle's own keys"
+        same, other, open_ = ([name for name, found in held.items() if found is be] for be in (True, False, None))
+        said = []
+        if other:
+            said.append(f"{' and '.join(other)} {'are' if len(other) > 1 else 'is'} NOT what you gave")
+        if same:
+            said.append(
+                f"{' and '.join(same)} are those you gave" if len(same) > 1 else f"{same[0]} is the one you gave"
+            )
+        if open_:
+            option = "--roster" if open_ == [_ROSTER] else "--log-key"
+            said.append(f"{open_[0]} was NOT COMPARED with a copy of your own ({option}), and is the bundle's own")
+        return "; ".join(said)
+
+
+def per_of(parties: tuple[PartyAccount, ...]) -> str:
+    """Return what the promise is for, in words: the unit that the parties signed."""
+    found = {party.per for party in parties}
+    return found.pop() if len(found) == 1 else "unit that each party signed"
 
 
 def run_account(run: str, readings: list[Reading], *, listed: bool = True) -> RunAccount:
@@ -34,11 +83,10 @@ def run_account(run: str, readings: list[Reading], *, listed: bool = True) -> Ru
     )
 
 
-def assumptions_of(runs: tuple[RunAccount, ...], *, quorum: int, parties: int) -> tuple[str, ...]:
+def assumptions_of(runs: tuple[RunAccount, ...], *, quorum: int, parties: int, compared: Compared) -> tuple[str, ...]:
     """Return what must be true for the verdict to mean what it says."""
     found = [
-        "The keys in this bundle are the parties' and the log's own: hold the roster's hash and the log's key against "
-        "copies that came another way.",
+        *_assumed_of(compared),
         f"Fewer than a third of the {parties} parties are dishonest: no second log then has {quorum} cosignatures.",
         "Each party drew the noise that it says it drew, and clipped as it says: no ledger can prove that.",
     ]
@@ -57,6 +105,21 @@ def assumptions_of(runs: tuple[RunAccount, ...], *, quorum: int, parties: int) -
     return tuple(found)
 
 
+def _assumed_of(compared: Compared) -> list[str]:
+    """Whose keys these are: what is left to hold against another copy, and where the copies came from."""
+    whose = {"roster": "the parties' own", "log_key": "the log's own"}
+    options = {"roster": "the roster's hash", "log_key": "the log's key"}
+    still = [name for name in whose if getattr(compared, name) is None]
+    found = []
+    if still:
+        keys = " and ".join(whose[name] for name in still)
+        what = " and ".join(options[name] for name in still)
+        found.append(f"The keys in this bundle are {keys}: hold {what} against a copy that came another way.")
+    if len(still) < len(whose):
+        found.append("What you compared with came to you another way than the bundle, from those whose it is.")
+    return found
+
+
 def not_protected_of(runs: tuple[RunAccount, ...]) -> tuple[str, ...]:
     """Return what differential privacy does not promise here, whatever the numbers."""
     found = (
@@ -71,23 +134,25 @@ def not_protected_of(runs: tuple[RunAccount, ...]) -> tuple[str, ...]:
 
 
 def questions_of(
-    parties: tuple[PartyAccount, ...], runs: tuple[RunAccount, ...], *, roster_known: bool, log_known: bool
+    parties: tuple[PartyAccount, ...], runs: tuple[RunAccount, ...], *, compared: Compared
 ) -> tuple[str, ...]:
     """Return what this bundle cannot answer and its reader should ask."""
     found = []
-    if not roster_known:
-        found.append("Whose keys are these? The roster's hash was not held against a copy of your own (--roster).")
-    if not log_known:
-        found.append("Whose log is this? Its key was not held against one that came another way (--log-key).")
+    if compared.roster is None:
+        found.append("Whose keys are these? The roster was NOT COMPARED with a copy of your own (--roster).")
+    if compared.log_key is None:
+        found.append("Whose log is this? Its key was NOT COMPARED with one that came another way (--log-key).")
     found.append("Is this the newest bundle? One made earlier is whole too: ask for a checkpoint of today.")
+    if any(party.unit == "row" for party in parties):
+        found.append(ROWS)
     found += [
         f"{party.name}, entry {change.sequence}: {change.words}. Who decided that, and is it true?"
         for party in parties
         for change in party.changes
     ]
     found += [
-        f"{party.name}: {party.given_back} release(s) were given back, as the party says that nothing had left. Does "
-        "the server say so too?"
+        f"{party.name}: {party.given_back} {'release was' if party.given_back == 1 else 'releases were'} given back, "
+        "as the party says that nothing had left. Does the server say so too?"
         for party in parties
         if party.given_back
     ]

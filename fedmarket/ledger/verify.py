@@ -7,29 +7,41 @@ are a bundle cannot say: hold roster hash and log key against copies that came a
 
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
-from fedmarket.errors import BadMessage, ConfigError, ProtocolError
-from fedmarket.ledger.bundle import LOG, MANIFEST, Bundle, BundleRun, checkpoint_name
-from fedmarket.ledger.entries import Joined, read_entry
-from fedmarket.ledger.envelope import read_envelope
-from fedmarket.ledger.findings import Finding, Question, Verdict, clipped
-from fedmarket.ledger.log import witness_key
-from fedmarket.ledger.merkle import Tree
-from fedmarket.ledger.note import Note, VerifierKey, read_checkpoint, read_note
+from fedmarket.errors import ConfigError
+from fedmarket.ledger.bundle import MANIFEST, Bundle, BundleRun, hash_of_files
+from fedmarket.ledger.checkpoints import last_checkpoint, quorum_of, read_checkpoints
+from fedmarket.ledger.code import installed_code
+from fedmarket.ledger.entries import Joined, moment
+from fedmarket.ledger.findings import Evidence, Finding, Question, Verdict, clipped
+from fedmarket.ledger.folding import folded
+from fedmarket.ledger.logged import read_log
 from fedmarket.ledger.reading import Reading, read_ledger
 from fedmarket.ledger.spending import Sampled, overlap_of
-from fedmarket.ledger.statements import assumptions_of, not_protected_of, questions_of, run_account
+from fedmarket.ledger.statements import (
+    Compared,
+    assumptions_of,
+    not_protected_of,
+    per_of,
+    questions_of,
+    run_account,
+)
 
 MOST_FINDINGS = 1000
+"""That a verdict repeats, and lines of them."""
 
 
-def verify(bundle: Bundle, *, roster_hash: str | None = None, log_key: str | None = None) -> Verdict:
+def verify(
+    bundle: Bundle, *, roster_hash: str | None = None, log_key: str | None = None, now: datetime | None = None
+) -> Verdict:
     """Return what ``bundle`` is worth.
 
     Args:
         bundle: as :func:`fedmarket.ledger.bundle.read_bundle` found it.
         roster_hash: of the auditor's own copy of the roster, in hexadecimal; None where there is none.
         log_key: the log's key as it came another way; None where it did not.
+        now: the time of the check, by default the machine's.
 
     Guarantees:
         Whatever the bundle holds, there is a verdict. It is good only if every check was made and none failed. Epsilon
@@ -43,42 +55,68 @@ def verify(bundle: Bundle, *, roster_hash: str | None = None, log_key: str | Non
     found = [*_of_manifest(bundle, roster_hash, log_key)]
     for reading, ledger in zip(readings, bundle.ledgers, strict=True):
         found += read_ledger(reading, ledger)
-    found += [*_of_log(bundle, readings), *_of_checkpoints(bundle, readings)]
+    found += [*read_log(bundle, readings), *read_checkpoints(bundle, readings)]
     found += [*_of_runs(bundle, readings), *_of_models(readings)]
-    if len(found) > MOST_FINDINGS:
-        more = len(found) - MOST_FINDINGS
-        found = found[:MOST_FINDINGS]
-        found.append(_integrity(MANIFEST, "findings", f"at most {MOST_FINDINGS}", f"{more} more"))
     parties = tuple(reading.account() for reading in readings if reading.state.opened)
     listed, joined = {one.run for one in bundle.manifest.runs}, {run for one in readings for run in one.joined}
     runs = tuple(run_account(run, readings, listed=run in listed) for run in sorted(joined))
+    compared = Compared.of(bundle.manifest, roster_hash=roster_hash, log_key=log_key)
+    quorum, unread = quorum_of(bundle), tuple(one.name for one in readings if one.unread)
     return Verdict(
-        findings=tuple(found),
+        keys=compared.words,
+        roster_compared=compared.roster is not None,
+        log_key_compared=compared.log_key is not None,
+        evidence=_evidence(bundle, readings, now or datetime.now(UTC)),
+        findings=_first(found),
+        lines=_first_lines(folded(found)),
+        per=per_of(parties),
+        listed=len(readings),
         roster_hash=bundle.manifest.roster_hash,
         log_key=bundle.manifest.log_key,
         log_size=len(bundle.log),
         checkpoints=len(bundle.checkpoints),
-        quorum=_quorum(bundle),
+        quorum=quorum,
         parties=parties,
         runs=runs,
-        unread=(unread := tuple(one.name for one in readings if one.broken or not one.state.size)),
-        overlap=overlap_of(parties, unread=unread),
-        assumptions=assumptions_of(runs, quorum=_quorum(bundle), parties=len(readings)),
+        unread=unread,
+        overlap=overlap_of(parties, listed=len(readings), unread=len(unread)),
+        assumptions=assumptions_of(runs, quorum=quorum, parties=len(readings), compared=compared),
         not_protected=not_protected_of(runs),
-        questions=questions_of(parties, runs, roster_known=roster_hash is not None, log_known=log_key is not None),
+        questions=questions_of(parties, runs, compared=compared),
     )
 
 
-def _quorum(bundle: Bundle) -> int:
-    return 2 * len(bundle.manifest.parties) // 3 + 1
+def _first(found: list[Finding]) -> tuple[Finding, ...]:
+    """Return findings up to the limit, and of each question whose findings all come later how many there are."""
+    later = Counter(one.question for one in found[MOST_FINDINGS:])
+    more = (
+        Finding(
+            question=question, source=MANIFEST, what="findings", expected=f"at most {MOST_FINDINGS}",
+            found=f"{number} more",
+        )
+        for question, number in later.items()
+    )  # fmt: skip
+    return (*found[:MOST_FINDINGS], *more)
+
+
+def _first_lines(lines: tuple[str, ...]) -> tuple[str, ...]:
+    more = len(lines) - MOST_FINDINGS
+    return (*lines[:MOST_FINDINGS], f"and {more} more") if more > 0 else lines
+
+
+def _evidence(bundle: Bundle, readings: list[Reading], now: datetime) -> Evidence:
+    code = installed_code()
+    return Evidence(
+        bundle_hash=bundle.zip_hash or hash_of_files(bundle.files()),
+        bundle_form="zip" if bundle.zip_hash else "files",
+        checker=(code.version, code.hash),
+        time=moment(now),
+        checkpoint=last_checkpoint(bundle, readings),
+    )
 
 
 def _integrity(source: str, what: str, expected: str, found: str) -> Finding:
     return Finding(question="integrity", source=source, what=what, expected=expected, found=found)
-
-
-def _missing(source: str, what: str, expected: str, found: str) -> Finding:
-    return Finding(question="completeness", source=source, what=what, expected=expected, found=found)
 
 
 def _of_manifest(bundle: Bundle, roster_hash: str | None, log_key: str | None) -> Iterator[Finding]:
@@ -94,125 +132,6 @@ def _of_manifest(bundle: Bundle, roster_hash: str | None, log_key: str | None) -
         yield _integrity(MANIFEST, "log_key, by your copy", clipped(log_key), clipped(manifest.log_key))
 
 
-def _of_log(bundle: Bundle, readings: list[Reading]) -> Iterator[Finding]:
-    """The log holds every entry of every ledger once, each party's in their order, and nothing else."""
-    known = {
-        content: (reading, sequence)
-        for reading, ledger in zip(readings, bundle.ledgers, strict=True)
-        for sequence, content in enumerate(ledger)
-    }
-    logged: dict[str, int] = Counter()
-    for place, content in enumerate(bundle.log):
-        if content not in known:
-            yield _of_stray(bundle, readings, content, place)
-            continue
-        reading, sequence = known.pop(content)
-        if sequence != (expected := logged[reading.name]):
-            yield reading.finding(
-                sequence,
-                "integrity",
-                "order of a party's entries in the log",
-                place=place,
-                expected=f"entry {expected}",
-                found=f"entry {sequence}",
-                source=LOG,
-            )
-        logged[reading.name] = sequence + 1
-    for reading, sequence in known.values():
-        yield reading.finding(
-            sequence, "completeness", "entry of a ledger", expected="in the log", found="none", source=LOG
-        )
-
-
-def _of_stray(bundle: Bundle, readings: list[Reading], content: bytes, place: int) -> Finding:
-    """Say what an entry of the log is that no ledger has, or has already been there: a rival, a cut, or a stranger."""
-    try:
-        head = read_entry(read_envelope(content).payload).head
-    except ProtocolError as error:
-        return Finding(
-            question="integrity", source=LOG, place=place, what="entry of the log", expected="an entry of a ledger",
-            found=clipped(str(error)),
-        )  # fmt: skip
-    owner = next((reading for reading in readings if reading.name == head.party), None)
-    size = len(bundle.ledgers[owner.place]) if owner else 0
-    cut = owner is not None and head.sequence >= size
-    said = "none there: the ledger ends before it" if cut else "another entry of that number there, or the same twice"
-    return Finding(
-        question="completeness" if cut else "integrity",
-        source=LOG,
-        party=clipped(head.party),
-        sequence=head.sequence,
-        place=place,
-        what="entry of the log",
-        expected="in its party's ledger",
-        found=said if owner else "no such party",
-    )
-
-
-def _of_checkpoints(bundle: Bundle, readings: list[Reading]) -> Iterator[Finding]:
-    """Every checkpoint is the log's, grows, has the root of these very entries, and a quorum; the last covers all.
-
-    All roots come from one tree, so each checkpoint continues the one before it.
-    """
-    log_key = VerifierKey.from_text(bundle.manifest.log_key)
-    tree, places = Tree(bundle.log), {content: place for place, content in enumerate(bundle.log)}
-    size, roots_hold = 0, True
-    known = [
-        witness_key(key) for reading in readings for key in (reading.public_key, *(key for _, key in reading.keys))
-    ]
-    for number, content in enumerate(bundle.checkpoints):
-        source = checkpoint_name(number)
-        try:
-            note = read_note(content)
-            note.need_signed_by(log_key)
-            found = read_checkpoint(note.text, origin=log_key.name)
-        except BadMessage as error:
-            yield _integrity(source, "checkpoint", "one that the manifest's log key signed", clipped(str(error)))
-            continue
-        if number and found.size <= size:
-            yield _integrity(source, "size of the log", f"more than {size}", str(found.size))
-        if found.size > len(bundle.log):
-            yield _missing(LOG, f"entries that {source} covers", str(found.size), str(len(bundle.log)))
-        elif roots_hold and (root := tree.root(found.size)) != found.root:
-            roots_hold = False
-            said = f"{found.root.hex()[:12]}; later roots were not compared"
-            yield _integrity(source, f"root over {found.size} entries of the log", root.hex()[:12], said)
-        size = max(size, found.size)
-        keys = [reading.key_at(found.size, places) for reading in readings]
-        yield from _of_cosignatures(bundle, readings, note, source=source, known=known, in_force=keys)
-    if size < len(bundle.log) or not bundle.checkpoints:
-        yield _missing(LOG, "entries that a checkpoint covers", str(len(bundle.log)), str(size))
-
-
-def _of_cosignatures(
-    bundle: Bundle,
-    readings: list[Reading],
-    note: Note,
-    *,
-    source: str,
-    known: list[VerifierKey],
-    in_force: list[bytes],
-) -> Iterator[Finding]:
-    """Lines of known keys only, one each, all good; enough of them by the keys in force when the log was so long."""
-    auditors = [witness_key(bytes.fromhex(key)) for key in bundle.manifest.auditors]
-    try:
-        good = note.cosigned((*dict.fromkeys(known), *auditors))
-    except BadMessage as error:
-        yield _integrity(source, "cosignatures", "good ones", clipped(str(error)))
-        return
-    lines = Counter(line.name for line in note.signatures)
-    strange = len(note.signatures) - len(good) - 1
-    if strange:
-        yield _integrity(source, "signature lines", f"{len(good) + 1}: one of each known key", str(sum(lines.values())))
-    if (signed := len({witness_key(key).name for key in in_force} & set(good))) < (quorum := _quorum(bundle)):
-        yield _integrity(source, "cosignatures of parties", f"at least {quorum} of {len(readings)}", str(signed))
-    last = source == checkpoint_name(len(bundle.checkpoints) - 1)
-    if last and (absent := sum(key.name not in good for key in auditors)):
-        yield _missing(
-            source, "cosignatures of the manifest's auditors", str(len(auditors)), str(len(auditors) - absent)
-        )
-
-
 def _of_runs(bundle: Bundle, readings: list[Reading]) -> Iterator[Finding]:
     """All parties of a run joined the same run, and the manifest assumes of it what they signed."""
     listed = {run.run: run for run in bundle.manifest.runs}
@@ -226,8 +145,10 @@ def _of_runs(bundle: Bundle, readings: list[Reading]) -> Iterator[Finding]:
             )  # fmt: skip
         for key in ("plan", "terms_hash", "contract_hash", "roster_hash"):
             yield from _of_one_key(joined, key, run)
+        unknown = sum(reading.unread and run not in reading.joined for reading in readings)
         for reading, sequence, statement in joined:
-            yield from _of_join(bundle, reading, sequence, statement, listed.get(run), parties=len(joined))
+            at_most = len(joined) + unknown
+            yield from _of_join(bundle, reading, sequence, statement, listed.get(run), at_most=at_most)
 
 
 def _of_models(readings: list[Reading]) -> Iterator[Finding]:
@@ -269,8 +190,12 @@ def _of_one_key(joined: list[tuple[Reading, int, Joined]], key: str, run: str) -
 
 
 def _of_join(
-    bundle: Bundle, reading: Reading, sequence: int, statement: Joined, assumed: BundleRun | None, *, parties: int
+    bundle: Bundle, reading: Reading, sequence: int, statement: Joined, assumed: BundleRun | None, *, at_most: int
 ) -> Iterator[Finding]:
+    """Hold what a party joined against roster and manifest; ``at_most`` so many parties are in the run.
+
+    Those whose ledger could not be read may be among them, and nobody is to blame for what they hide.
+    """
     plan = statement.plan
 
     def finding(question: Question, what: str, *, expected: str, found: str) -> Finding:
@@ -288,7 +213,7 @@ def _of_join(
             expected=f"{said[0]} and {said[1]}",
             found=f"{there[0]} and {there[1]}",
         )
-    if plan.mechanisms[0].grid is not None and parties < plan.minimum_survivors:
+    if plan.mechanisms[0].grid is not None and at_most < plan.minimum_survivors:
         yield finding(
-            "promise", "parties that share the noise", expected=f"at least {plan.minimum_survivors}", found=str(parties)
+            "promise", "parties that share the noise", expected=f"at least {plan.minimum_survivors}", found=str(at_most)
         )

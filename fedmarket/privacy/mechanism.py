@@ -20,6 +20,16 @@ from fedmarket.privacy.noise import Stream
 Phase = Literal["centre", "update", "calibrate", "level", "segment", "evaluate"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
+MECHANISM_WORDS: dict[str, str] = {
+    "centre": "noisy sum of the encoded rows, to centre features",
+    "update": "noisy sum of clipped gradients",
+    "calibrate": "noisy sums for the recalibration of probabilities",
+    "level": "noisy sums of what was spent and what was expected, for the level of all values",
+    "segment": "noisy sums of customers, responses and predicted value in each segment",
+    "evaluate": "noisy counts of held-out customers by score or predicted value, and outcome",
+}
+"""What is released in each phase."""
+
 NOISE_REACH = 16.0
 """Standard deviations of noise that the integer range holds; more has probability below 1e-56."""
 

@@ -5,6 +5,7 @@ from typing import Any
 from jinja2 import UndefinedError
 
 from fedmarket.errors import DataError
+from fedmarket.privacy.mechanism import MECHANISM_WORDS
 from fedmarket.report.drawing import HEX, Plot, figure, key_of
 from fedmarket.report.page import environment
 from fedmarket.report.words import count, short, upwards
@@ -16,6 +17,8 @@ QUESTIONS = {
     "completeness": ("Completeness", "Is nothing missing?"),
     "promise": ("Promise", "Was it kept to the cap, with secret noise?"),
 }
+
+STANDINGS = {"holds": "holds", "broken": "BROKEN", "not-established": "not established"}
 
 MOST_ROWS = 60
 """Of a plot's table; of a longer ledger evenly chosen, the last always among them."""
@@ -35,9 +38,10 @@ def render_audit(verdict: dict[str, Any]) -> str:
     try:
         content = {
             "banner": banner(verdict),
+            "unheld": unheld(verdict),
             "headline": headline(verdict),
             "tiles": tuple(_tiles(verdict)),
-            "plots": [draw_spending(party) for party in verdict["parties"]],
+            "plots": [(draw_spending(party), numbers_of(party)) for party in verdict["parties"]],
             "party_rows": [_party_row(party, unread=verdict["unread"]) for party in verdict["parties"]],
             "changes": [
                 (change["time"], party["name"], str(change["sequence"]), change["words"])
@@ -45,6 +49,8 @@ def render_audit(verdict: dict[str, Any]) -> str:
                 for change in party["changes"]
             ],
             "runs": [_run(run) for run in verdict["runs"]],
+            "legend": legend(verdict),
+            "evidence": evidence(verdict),
         }
         return environment().get_template("audit.html.j2").render(verdict=verdict, **content)
     except KeyError as error:
@@ -57,30 +63,78 @@ def banner(verdict: dict[str, Any]) -> str | None:
     """Return what a reader must know before anything else; None where everything holds."""
     if not all(run["private"] for run in verdict["runs"]):
         return "NOT PRIVATE: noise of a run came from a seed, and protects nobody"
-    broken = [QUESTIONS[question][0].lower() for question, held in verdict["verdicts"].items() if not held]
-    return f"This bundle does not hold: {' and '.join(broken)} broken" if broken else None
+    said = []
+    for standing in ("broken", "not-established"):
+        names = [QUESTIONS[question][0].lower() for question, found in verdict["verdicts"].items() if found == standing]
+        if names:
+            said.append(f"{' and '.join(names)} {standing.replace('-', ' ')}")
+    return f"This bundle does not hold: {', '.join(said)}" if said else None
+
+
+def unheld(verdict: dict[str, Any]) -> str | None:
+    """Return what is to be said of keys that nobody held against others; None where both were."""
+    return None if verdict["roster_compared"] and verdict["log_key_compared"] else f"Keys: {verdict['keys']}"
 
 
 def headline(verdict: dict[str, Any]) -> str:
     """Return the verdict in a sentence."""
-    size, parties = count(verdict["log_size"]), len(verdict["parties"])
+    size, parties = count(verdict["log_size"]), verdict["listed"]
     if not verdict["good"]:
-        found = len(verdict["findings"])
+        found = len(verdict["lines"])
         return f"{found} {'thing does' if found == 1 else 'things do'} not hold in {size} entries of {parties} parties."
     most = max((_written(party["epsilon"]) for party in verdict["parties"]), default="0.00")
-    return f"All {size} entries of {parties} parties hold; no party spent more than epsilon {most} per customer."
+    return (
+        f"All {size} entries of {parties} parties hold; no party spent more than epsilon {most} per {verdict['per']}."
+    )
 
 
-def _tiles(verdict: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _tiles(verdict: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
+    """Name, value and remark of each key number, and whether it is a warning."""
     tiles = [
-        (QUESTIONS[question][0], "holds" if held else "BROKEN", QUESTIONS[question][1])
-        for question, held in verdict["verdicts"].items()
+        (QUESTIONS[question][0], STANDINGS[found], QUESTIONS[question][1], found != "holds")
+        for question, found in verdict["verdicts"].items()
     ]
-    overlap = verdict["overlap"]
+    overlap, unread = verdict["overlap"], len(verdict["unread"])
+    if not overlap["bounded"]:
+        remark = f"{unread} of {verdict['listed']} ledgers not read to {'its' if unread == 1 else 'their'} end"
+        return [*tiles, (overlap["title"], "unknown", remark, True)]
+    remark = f"epsilon, delta {short(overlap['delta'])}{': promises next to nothing' if overlap['worthless'] else ''}"
+    return [*tiles, (overlap["title"], _written(overlap["epsilon"]), remark, overlap["worthless"])]
+
+
+def numbers_of(party: dict[str, Any]) -> str:
+    """Return what the table of a party's plot shows of its reservations."""
+    there = len(party["points"])
+    return f"Numbers ({MOST_ROWS} of {there} reservations; all of them with --json)" if there > MOST_ROWS else "Numbers"
+
+
+def legend(verdict: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return each phase in which something is released, and what that is."""
+    phases = {each["phase"]: None for run in verdict["runs"] for each in run["plan"]["mechanisms"]}
+    return [(phase, MECHANISM_WORDS.get(phase, phase)) for phase in phases]
+
+
+def evidence(verdict: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what was checked, by what and when, each with its name."""
+    found = verdict["evidence"]
+    form = "the zip" if found["bundle_form"] == "zip" else "the list of its files and their hashes"
+    version, code = found["checker"]
     return [
-        *tiles,
-        ("Customer of all parties", _written(overlap["epsilon"]), f"epsilon, delta {short(overlap['delta'])}"),
+        ("Bundle", f"SHA-256 of {form}: {found['bundle_hash']}"),
+        ("Checked", f"{found['time']} by fedmarket {version}, code {code}"),
+        ("Last checkpoint", _checkpoint(found["checkpoint"])),
+        ("Roster", verdict["roster_hash"]),
+        ("Log key", verdict["log_key"]),
+        ("Keys", verdict["keys"]),
     ]
+
+
+def _checkpoint(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "none that can be read"
+    signers = f"{found['cosigners']} {'cosignature' if found['cosigners'] == 1 else 'cosignatures'}"
+    latest = f", the latest of {found['time']}" if found["time"] else ""
+    return f"{count(found['size'])} entries, root {found['root']}, {signers}{latest}"
 
 
 def draw_spending(party: dict[str, Any]) -> Plot:
@@ -128,7 +182,7 @@ def _party_row(party: dict[str, Any], *, unread: list[str]) -> tuple[str, ...]:
         _written(max(sampled, key=lambda value: float("inf") if value == "infinite" else value)) if sampled else "-",
         short(party["cap"]),
         short(party["delta"]),
-        party["unit"],
+        party["per"],
         party["adjacency"].replace("-", " "),
         count(party["open"]),
         count(party["given_back"]),
@@ -140,14 +194,20 @@ def _run(run: dict[str, Any]) -> dict[str, Any]:
         "name": run["run"],
         "parties": ", ".join(run["parties"]),
         "generator": run["plan"]["generator"],
-        "models": run["models"],
+        "models": [(model, model in run["withdrawn"]) for model in run["models"]],
+        "masked": run["masked"],
         "mechanisms": [
-            (each["phase"], count(each["releases"]), each["noise_multiplier"], each["clip_norm"], each["sampling"],
-             each["sample_rate"], str(each["grid"]["shares"]) if each["grid"] else "own")
+            (each["phase"], count(each["releases"]), _rounded(each["noise_multiplier"]), _rounded(each["clip_norm"]),
+             each["sampling"], _rounded(each["sample_rate"]), str(each["grid"]["shares"]) if each["grid"] else "own")
             for each in run["plan"]["mechanisms"]
         ],
         "observers": [(f"{who[0].upper()}{who[1:]}", _written(epsilon)) for _, who, epsilon in run["observers"]],
     }  # fmt: skip
+
+
+def _rounded(number: str) -> str:
+    """Decimal text with four significant digits at most."""
+    return f"{float(number):.4g}"
 
 
 def _written(epsilon: float | str) -> str:

@@ -128,8 +128,8 @@ def ledger_sentence(results: dict[str, Any]) -> str:
         return "No ledger was kept of this run."
     kept = f"Ledgers of {len(ledger['epsilon'])} parties, {count(ledger['entries'])} signed entries"
     shown = f"and {count(ledger['checkpoints'])} cosigned checkpoints are in {ledger['bundle']}"
-    broken = [name for name, holds in ledger["verdicts"].items() if not holds]
-    found = f"NOT all holds: {', '.join(broken)}" if broken else "integrity, completeness and promise hold"
+    wrong = [f"{name} {found.replace('-', ' ')}" for name, found in ledger["verdicts"].items() if found != "holds"]
+    found = f"NOT all holds: {', '.join(wrong)}" if wrong else "integrity, completeness and promise hold"
     return f"{kept} {shown}: {found}. Check it yourself: fedmarket verify {ledger['bundle']}"
 
 

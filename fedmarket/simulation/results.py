@@ -13,6 +13,7 @@ from fedmarket.contract.schema import Contract
 from fedmarket.experiment.arms import JOINT, arm_named, layout_for, terms_of
 from fedmarket.ledger.bundle import Bundle
 from fedmarket.ledger.verify import verify
+from fedmarket.privacy.mechanism import MECHANISM_WORDS
 from fedmarket.privacy.observers import observers
 from fedmarket.privacy.plan import PrivacyPlan
 from fedmarket.simulation.campaign import (
@@ -32,7 +33,6 @@ from fedmarket.simulation.statements import (
     ASSUMPTIONS,
     GENERATOR_WORDS,
     HYPERPARAMETERS,
-    MECHANISM_WORDS,
     NOISE_ASSUMPTIONS,
     NOT_PROTECTED,
 )

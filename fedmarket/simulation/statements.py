@@ -1,13 +1,4 @@
-"""What every result says about itself beside its numbers: mechanisms in words, assumptions, what is not protected."""
-
-MECHANISM_WORDS = {
-    "centre": "noisy sum of the encoded rows, to centre features",
-    "update": "noisy sum of clipped gradients",
-    "calibrate": "noisy sums for the recalibration of probabilities",
-    "level": "noisy sums of what was spent and what was expected, for the level of all values",
-    "segment": "noisy sums of customers, responses and predicted value in each segment",
-    "evaluate": "noisy counts of held-out customers by score or predicted value, and outcome",
-}
+"""What every result says about itself beside its numbers: assumptions, what is not protected."""
 
 HYPERPARAMETERS = (
     "Rounds, clip norm, step size and shares are the experiment's public values; choosing them on private rows would "

@@ -1,14 +1,19 @@
 """An auditor's commands: exit codes, one finding a line, and nothing heavy loaded."""
 
 import json
+import re
 import runpy
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fedmarket.files import sha256_of
 from fedmarket.ledger.bundle import read_bundle, write_bundle
+from fedmarket.models.state import ModelState
 
 MADE = runpy.run_path(str(Path(__file__).parents[1] / "ledger" / "bundles.py"))
 
@@ -35,16 +40,36 @@ def test_a_bundle_that_holds_ends_with_zero(fedmarket, bundle, tmp_path):
     key = read_bundle(bundle).manifest.log_key
     ran = fedmarket("verify", bundle, "--roster", tmp_path / "roster.toml", "--log-key", key)
     assert ran.code == 0
-    assert "integrity: holds\ncompleteness: holds\npromise: holds\nAlpha Bank: epsilon 1.1705 of a cap of 4" in ran.out
+    verdicts = "integrity: holds\ncompleteness: holds\npromise: holds\n"
+    said = f"{verdicts}Alpha Bank: epsilon 1.1705 of a cap of 4 per customer (column customer), delta 1e-05\n"
+    assert said in ran.out
     assert "--roster" not in ran.out
+    assert ran.out.startswith("keys: the roster and the log's key are those you gave\nroster: ")
+    assert f"log key: {key}\nbundle: SHA-256 of the zip {sha256_of(bundle.read_bytes())}\nchecked: " in ran.out
+    assert ran.out.count("integrity: holds") == 1
+
+
+def test_keys_that_nobody_compared_are_the_first_line(fedmarket, bundle):
+    said = "keys: NOT COMPARED with copies of your own (--roster, --log-key); all below is by the bundle's own keys\n"
+    assert fedmarket("verify", bundle).out.startswith(said)
 
 
 def test_a_bundle_that_does_not_hold_ends_with_one_and_a_finding_a_line(fedmarket, broken):
     ran = fedmarket("verify", broken)
     assert ran.code == 1
     said = "integrity: ledger-1.jsonl, party Beta Insurance, entry 3: entry: expected one that follows"
-    assert ran.out.startswith(said)
-    assert "integrity: BROKEN" in ran.out
+    verdicts = "integrity: BROKEN\ncompleteness: holds\npromise: not established\n"
+    assert f"{verdicts}{said}" in ran.out
+    assert ran.out.endswith(verdicts)
+
+
+def test_a_party_of_whom_nothing_was_read_is_named(fedmarket, broken):
+    (broken / "ledger-0.jsonl").unlink()
+    assert "Alpha Bank: epsilon unknown, as nothing was read" in fedmarket("verify", broken).out
+
+
+def test_where_there_is_nothing_it_ends_with_two(fedmarket, tmp_path):
+    assert fedmarket("verify", tmp_path / "none.zip").code == 2
 
 
 def test_what_is_no_bundle_is_one_line_and_one(fedmarket, tmp_path):
@@ -75,7 +100,9 @@ def test_the_page_is_written_whether_it_holds_or_not(fedmarket, name, request, t
 
 
 def test_a_record_is_exported_of_what_holds_only(fedmarket, bundle, broken, tmp_path):
-    assert fedmarket("export", bundle, "--registry", tmp_path / "record.json").code == 0
+    ran = fedmarket("export", bundle, "--registry", tmp_path / "record.json")
+    assert (ran.code, ran.out.split(":")[0]) == (0, "1 record")
+    assert ran.err.startswith("warning: keys: NOT COMPARED")
     assert len(json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))["records"]) == 1
     ran = fedmarket("export", broken, "--registry", tmp_path / "none.json")
     assert ran.code == 1
@@ -93,3 +120,34 @@ def test_an_auditors_commands_load_neither_torch_nor_flower(bundle, tmp_path):
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert ran.stdout.rstrip().endswith("[]")
     assert (tmp_path / "a.json").exists()
+
+
+def snippets(language, opening, closing):
+    """Return the programs of the how-to between two lines."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "audit-a-bundle.md").read_text(encoding="utf-8")
+    blocks = re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
+    return [block.partition(opening)[2].partition(closing)[0] for block in blocks if opening in block]
+
+
+def test_the_example_of_the_how_to_gives_the_findings_that_it_shows(fedmarket, bundle, tmp_path):
+    with zipfile.ZipFile(bundle) as archive:
+        archive.extractall(tmp_path / "spoiled")
+    (program,) = snippets("sh", "<<'END'\n", "END\n")
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
+    said = fedmarket("verify", tmp_path / "spoiled").out
+    assert (
+        "party Beta Insurance, entry 4: entry: expected one that follows and keeps the rules, found the signature"
+        in said
+    )
+    assert "found others: 2 findings about its entries in the log follow from this" in said
+
+
+def test_the_example_of_the_how_to_finds_a_models_hash(tmp_path):
+    numpy = pytest.importorskip("safetensors.numpy")
+    vectors = {"centre": np.arange(2.0), "scale": np.ones(2), "parameters": np.arange(3.0), "calibration": np.ones(1)}
+    numpy.save_file(vectors, tmp_path / "model.safetensors")
+    (program,) = snippets("python", "from hashlib", "```")
+    ran = subprocess.run(
+        [sys.executable, "-c", f"from hashlib{program}"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert ran.stdout.strip() == ModelState(**vectors).hash.hex()

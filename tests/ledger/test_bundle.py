@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fedmarket.errors import DataError, UsageError
+from fedmarket.errors import BadMessage, DataError, UsageError
 from fedmarket.ledger import bundle as module
 from fedmarket.ledger.bundle import read_bundle, write_bundle
 from fedmarket.ledger.canonical import canonical
@@ -170,3 +170,16 @@ def test_a_damaged_zip_is_one_line_or_the_same_bundle(bundle, tmp_path):
 def test_what_is_no_zip_is_refused(tmp_path, content):
     (tmp_path / "bundle.zip").write_bytes(content)
     refused(tmp_path / "bundle.zip")
+
+
+def test_a_checkpoint_that_is_missing_in_the_middle_is_named(bundle):
+    files = bundle.files() | {"checkpoint-2.note": b"", "checkpoint-1.note": b""}
+    del files["checkpoint-1.note"]
+    with pytest.raises(BadMessage, match=r"checkpoint-1\.note: missing, and checkpoint-2\.note is there"):
+        module.bundle_of(files)
+
+
+@pytest.mark.parametrize("name", ["bundle/", "bundle/log.jsonl"])
+def test_a_folder_in_a_zip_is_said_to_be_one(bundle, tmp_path, name):
+    said = refused(zipped(tmp_path / "bundle.zip", bundle, (name, b"")))
+    assert "files must lie at the root of the zip" in said

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from fedmarket.errors import BadMessage, ConfigError, DataError
 from fedmarket.federation.roster import LARGEST_ROSTER, Member, load_roster, new_roster
-from fedmarket.ledger import reading
+from fedmarket.ledger import checkpoints, reading
 from fedmarket.ledger import verify as module
 from fedmarket.ledger.bundle import MOST_CHECKPOINTS, Manifest, read_bundle
 from fedmarket.ledger.canonical import canonical, decimal
@@ -87,8 +87,8 @@ def test_keys_that_a_party_gave_up_are_made_once_and_not_for_every_checkpoint(mo
         party.say("rotated", public_key=new.public_hex, reason="a new machine")
         party.signer = new
         market.logged()
-    made, witness_key = Counter(), module.witness_key
-    monkeypatch.setattr(module, "witness_key", lambda key: made.update([key]) or witness_key(key))
+    made, witness_key = Counter(), checkpoints.witness_key
+    monkeypatch.setattr(checkpoints, "witness_key", lambda key: made.update([key]) or witness_key(key))
     assert module.verify(market.bundle()).good
     assert made[identity_of("new 5").public_key] <= 3
 

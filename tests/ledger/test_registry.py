@@ -3,13 +3,16 @@
 import copy
 import json
 import runpy
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from fedmarket.errors import DataError
 from fedmarket.ledger.registry import broken_rules, registry_of, schema
+from fedmarket.ledger.spending import epsilon_of
 from fedmarket.ledger.verify import verify
+from fedmarket.privacy.mechanism import Grid, Mechanism
 
 MADE = runpy.run_path(str(Path(__file__).with_name("bundles.py")))
 FIELDS = {
@@ -52,6 +55,38 @@ def test_every_key_of_a_record_is_required_by_the_schema(document):
         assert broken_rules(changed, schema()), path
         inner[path[-1]] = {"extra": 1}
         assert broken_rules(changed, schema()), path
+
+
+def test_epsilon_can_be_found_again_from_the_record_alone(document):
+    (record,) = document["records"]
+    for party in record["parameters"]["of_each_party"]:
+        (data,) = party["data_sets"]
+        found = max(recomputed(data[group], record, party) for group in ("trained", "held_out"))
+        assert found == pytest.approx(data["epsilon"], abs=1e-9) == pytest.approx(party["epsilon"], abs=1e-9)
+
+
+def recomputed(uses, record, party):
+    mechanisms = [
+        (Mechanism(
+            phase=use["phase"], clip_norm=use["clip_norm"], noise_multiplier=use["noise_multiplier"],
+            sample_rate=use["sample_rate"], releases=use["count"], length=use["length"],
+            grid=use["shares"] and Grid(resolution=use["resolution"], shares=use["shares"], slack=use["slack"]),
+        ), use["count"])
+        for use in uses
+    ]  # fmt: skip
+    groups = (Counter(dict(mechanisms)), Counter())
+    return epsilon_of(groups, delta=party["delta"], adjacency=record["variant"]["adjacency"]).epsilon
+
+
+def test_a_record_says_what_was_checked_and_whether_keys_were_compared(document):
+    (record,) = document["records"]
+    evidence = record["evidence"]
+    assert (evidence["roster_compared"], evidence["log_key_compared"]) == (False, False)
+    assert evidence["checkpoint"]["size"] == evidence["log_size"]
+    assert sum("NOT COMPARED" in line for line in record["open_questions"]) == 2
+    assert record["deployment"]["contract_hash"] == MADE["hashed"]("contract")
+    shares = {mechanism["noise_shares"] for mechanism in record["parameters"]["mechanisms"]}
+    assert shares == ({2} if record["variant"]["model"] == "distributed" else {None})
 
 
 def test_our_validator_agrees_with_another(document):

@@ -1,18 +1,23 @@
 """What a verdict says: two bundles that hold, and one for each thing that can be wrong, under its own heading."""
 
+import json
 import runpy
 from collections import Counter
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from fedmarket.ledger.bundle import Bundle
-from fedmarket.ledger.canonical import decimal
-from fedmarket.ledger.reading import Meter
+from fedmarket.files import sha256_of
+from fedmarket.ledger.bundle import Bundle, hash_of_files, read_bundle, write_bundle
+from fedmarket.ledger.canonical import canonical, decimal
+from fedmarket.ledger.code import installed_code
+from fedmarket.ledger.envelope import read_envelope, seal
+from fedmarket.ledger.meter import Meter
 from fedmarket.ledger.replay import State, take
 from fedmarket.ledger.spending import epsilon_of
-from fedmarket.ledger.verify import verify
+from fedmarket.ledger.verify import MOST_FINDINGS, verify
 
 MADE = runpy.run_path(str(Path(__file__).with_name("bundles.py")))
 RUN, plan_of, whole = MADE["RUN"], MADE["plan_of"], MADE["whole"]
@@ -93,13 +98,15 @@ def test_a_missing_party_is_named(market):
     assert "ledger-0.jsonl, party Alpha Bank: ledger: expected" in str(verdict.findings[0])
 
 
-def test_what_was_not_read_to_its_end_is_said_to_be_too_low(market):
+def test_of_what_was_not_read_to_its_end_no_bound_is_stated(market):
     bundle = market.bundle()
     ledgers = ((*bundle.ledgers[0][:4], b"{}", *bundle.ledgers[0][5:]), (), *bundle.ledgers[2:])
     verdict = verify(Bundle(manifest=bundle.manifest, ledgers=ledgers, log=bundle.log, checkpoints=bundle.checkpoints))
     assert verdict.unread == ("Alpha Bank", "Beta Insurance")
-    assert not verdict.holds("promise")
-    assert "this is too low" in verdict.overlap.words
+    assert verdict.verdict("promise") == "not-established"
+    assert not verdict.overlap.bounded
+    said = "2 of 4 ledgers could not be read to their end: no bound can be stated"
+    assert verdict.overlap.words.startswith(said)
 
 
 def test_a_reservation_without_outcome_is_not_complete():
@@ -254,5 +261,163 @@ def test_what_no_accountant_can_finish_is_refused_at_once(noise, rate):
 
 def test_a_verdict_is_one_document(market):
     document = verify(market.bundle()).to_document()
-    assert document["verdicts"] == {"integrity": True, "completeness": True, "promise": True}
+    assert document["verdicts"] == dict.fromkeys(("integrity", "completeness", "promise"), "holds")
     assert document["good"]
+
+
+def with_ledger(bundle, place, ledger):
+    ledgers = tuple(tuple(ledger) if at == place else known for at, known in enumerate(bundle.ledgers))
+    return replace(bundle, ledgers=ledgers)
+
+
+def again(envelope, signer, **changed):
+    """Return an entry in which something else is said, signed by ``signer``."""
+    return seal(canonical(json.loads(read_envelope(envelope).payload) | changed), signer)
+
+
+def test_what_follows_from_a_broken_entry_is_one_line_and_accuses_nobody(market):
+    bundle, known = market.bundle(), market.parties[1].envelopes
+    stranger = MADE["identity_of"]("stranger")
+    report = found(
+        with_ledger(bundle, 1, [*known[:4], again(known[4], stranger, time="2026-03-03T03:03:03Z"), *known[5:]])
+    )
+    assert len(report) == 2
+    assert report[0].startswith("integrity: ledger-1.jsonl, party Beta Insurance, entry 4: entry: expected")
+    assert report[1].startswith(
+        "integrity: log.jsonl, party Beta Insurance, entry 4: its entries in the log from there"
+    )
+    assert "2 findings about its entries in the log follow from this" in report[1]
+
+
+def test_a_lost_line_is_not_held_against_the_party_as_a_second_ledger(market):
+    bundle, known = market.bundle(), market.parties[1].envelopes
+    verdict = verify(with_ledger(bundle, 1, [*known[:4], *known[5:]]))
+    assert len(verdict.findings) == 2
+    assert not any("two signed versions" in line for line in verdict.lines)
+    assert verdict.verdicts == {"integrity": "broken", "completeness": "broken", "promise": "not-established"}
+
+
+@pytest.mark.parametrize("changed", [{"time": "2026-03-03T03:03:03Z"}, {"previous": "0" * 64}])
+def test_two_versions_that_the_party_signed_are_both_named_as_the_proof(market, changed):
+    bundle, party = market.bundle(), market.parties[1]
+    known = party.envelopes
+    report = found(with_ledger(bundle, 1, [*known[:4], again(known[4], party.signer, **changed), *known[5:]]))
+    (line,) = [line for line in report if "two signed versions" in line]
+    assert "party Beta Insurance, entry 4, log entry" in line
+    assert line.endswith("found two signed versions of this entry: both are the proof")
+    assert not any("found none" in each or "order of a party" in each for each in report)
+
+
+def test_a_version_in_the_log_that_the_party_did_not_sign_is_not_held_against_it(market):
+    stranger = MADE["identity_of"]("stranger")
+    old = market.parties[1].envelopes[4]
+    log = [again(each, stranger, time="2026-03-03T03:03:03Z") if each == old else each for each in market.log]
+    report = found(replace(market.bundle(), log=tuple(log)))
+    assert any("an entry that its party's key did not sign" in line for line in report)
+    assert not any("two signed versions" in line for line in report)
+
+
+def test_an_entry_beyond_the_end_that_the_party_did_not_sign_does_not_cut_its_ledger(market):
+    stranger = MADE["identity_of"]("stranger")
+    forged = again(market.parties[1].envelopes[-1], stranger, sequence=len(market.parties[1].envelopes))
+    verdict = verify(replace(market.bundle(), log=(*market.log, forged)))
+    assert "its party's key did not sign" in str(verdict.findings[0])
+    assert verdict.unread == ()
+
+
+def test_a_key_that_came_after_the_broken_entry_is_not_a_stranger_to_checkpoints():
+    made = MADE["Market"]().opened().joined()
+    party = made.parties[0]
+    party.say("rotated", public_key=MADE["identity_of"]("new key").public_hex, reason="a new machine")
+    party.signer = MADE["identity_of"]("new key")
+    bundle = made.logged().bundle()
+    report = found(with_ledger(bundle, 0, [party.envelopes[0], b"{}", *party.envelopes[2:]]))
+    assert not any("checkpoint" in line for line in report)
+
+
+def test_a_party_whose_ledger_is_missing_is_not_counted_out_of_the_noise():
+    made = whole(plan=plan_of(kind="shared"), names=("Alpha Bank", "Beta Insurance", "Gamma Travel"))
+    bundle = made.bundle()
+    assert verify(bundle).good
+    verdict = verify(with_ledger(bundle, 0, ()))
+    assert verdict.verdict("promise") == "not-established"
+    assert not any("share the noise" in line for line in verdict.lines)
+    without = replace(bundle, ledgers=bundle.ledgers[:2], manifest=bundle.manifest.model_copy(
+        update={"parties": bundle.manifest.parties[:2]}))  # fmt: skip
+    assert verify(without).verdict("promise") == "broken"
+
+
+def test_a_promise_is_broken_by_what_was_promised_alone():
+    assert verify(whole(cap="1.0").bundle()).verdicts == {
+        "integrity": "holds", "completeness": "holds", "promise": "broken",
+    }  # fmt: skip
+    made = MADE["Market"]().opened().joined()
+    made.reserved(RUN, 0, "centre")
+    assert verify(made.logged().bundle()).verdict("promise") == "not-established"
+
+
+@pytest.mark.parametrize(("unit", "per"), [("row", "row"), ("column:customer", "customer (column customer)")])
+def test_the_signed_unit_is_said_and_asked_for(unit, per):
+    verdict = verify(whole(plan=replace(plan_of(), unit=unit)).bundle())
+    assert (verdict.per, {party.per for party in verdict.parties}) == (per, {per})
+    assert any("one row at each party?" in line for line in verdict.questions) is (unit == "row")
+    assert ("with one row at each of all 4 parties" in verdict.overlap.words) is (unit == "row")
+
+
+@pytest.mark.parametrize("roster", [None, True, False])
+@pytest.mark.parametrize("log", [None, True, False])
+def test_whose_keys_these_are_is_said_first(market, roster, log):
+    bundle = market.bundle()
+    known = {
+        "roster_hash": {None: None, True: bundle.manifest.roster_hash, False: "0" * 64}[roster],
+        "log_key": {None: None, True: bundle.manifest.log_key, False: "another+1+x"}[log],
+    }
+    verdict = verify(bundle, **known)
+    assert (verdict.roster_compared, verdict.log_key_compared) == (roster is not None, log is not None)
+    assert ("NOT COMPARED" in verdict.keys) is (None in (roster, log))
+    assert ("NOT what you gave" in verdict.keys) is (False in (roster, log))
+    assert (verdict.keys == "the roster and the log's key are those you gave") is (roster is True and log is True)
+    asked = "".join(verdict.assumptions)
+    assert ("hold " in asked) is (None in (roster, log))
+    assert ("came to you another way" in asked) is (roster is not None or log is not None)
+
+
+def test_the_evidence_says_what_was_checked_by_what_and_when(market, tmp_path):
+    bundle, now = market.bundle(), datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+    write_bundle(bundle, tmp_path / "bundle.zip")
+    write_bundle(bundle, tmp_path / "folder")
+    of_zip = verify(read_bundle(tmp_path / "bundle.zip"), now=now).evidence
+    of_folder = verify(read_bundle(tmp_path / "folder"), now=now).evidence
+    assert (of_zip.bundle_form, of_zip.bundle_hash) == ("zip", sha256_of((tmp_path / "bundle.zip").read_bytes()))
+    assert (of_folder.bundle_form, of_folder.bundle_hash) == ("files", hash_of_files(bundle.files()))
+    assert of_zip.time == "2026-03-04T05:06:07Z"
+    assert of_zip.checker == (installed_code().version, installed_code().hash)
+    assert (of_zip.checkpoint.size, of_zip.checkpoint.cosigners) == (len(bundle.log), 5)
+    assert of_zip.checkpoint.time == "2026-02-02T02:40:52Z"
+
+
+def test_a_checkpoint_that_cannot_be_read_is_no_evidence(market):
+    bundle = market.bundle()
+    assert verify(replace(bundle, checkpoints=(*bundle.checkpoints[:-1], b"none"))).evidence.checkpoint is None
+    assert verify(replace(bundle, checkpoints=())).evidence.checkpoint is None
+
+
+def test_findings_alike_are_one_line_with_ranges(market):
+    bundle = market.bundle()
+    verdict = verify(with_ledger(bundle, 0, ()))
+    assert len(verdict.findings) == 14
+    assert len(verdict.lines) == 2
+    assert "party Alpha Bank, entries 0 to 12, log entries 0 to 48, 13 of them: entry of the log" in verdict.lines[1]
+    unsigned = [b"x\n\n" + "\u2014 x QUJDREVGR0g=\n".encode() for _ in bundle.checkpoints]
+    verdict = verify(replace(bundle, checkpoints=tuple(unsigned)))
+    last = len(unsigned) - 1
+    assert f"integrity: checkpoint-0.note to checkpoint-{last}.note: checkpoint: expected" in verdict.lines[0]
+
+
+def test_a_flood_of_findings_hides_no_verdict(market, monkeypatch):
+    bundle = market.bundle()
+    log = (b"{}",) * (MOST_FINDINGS + 50)
+    verdict = verify(with_ledger(replace(bundle, log=log), 0, ()))
+    assert verdict.verdicts == {"integrity": "broken", "completeness": "broken", "promise": "not-established"}
+    assert len(verdict.findings) <= MOST_FINDINGS + 3
+    assert len(verdict.lines) < 20

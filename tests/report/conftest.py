@@ -168,7 +168,7 @@ def example_results():
             "checkpoints": 156,
             "quorum": 6,
             "good": True,
-            "verdicts": {"integrity": True, "completeness": True, "promise": True},
+            "verdicts": {"integrity": "holds", "completeness": "holds", "promise": "holds"},
             "findings": [],
             "epsilon": dict.fromkeys(JOBS, 0.99973),
         },

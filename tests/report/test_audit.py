@@ -3,6 +3,7 @@
 import copy
 import re
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,10 @@ def verdict():
 
 def test_verdicts_come_before_everything_else(verdict):
     page = render_audit(verdict)
-    order = ["All 52 entries of 4 parties hold", "Integrity", "Completeness", "Who spent what", "What is assumed",
-             "What is not protected", "Open questions"]  # fmt: skip
-    places = [page.index(words) for words in order]
+    order = ["All 52 entries of 4 parties hold", "Integrity", "Completeness", "Open questions", "Who spent what",
+             "<h2>What is released", "What is assumed", "What is not protected", "Evidence"]  # fmt: skip
+    body = page[page.index("<body>") :]
+    places = [body.index(words) for words in order]
     assert places == sorted(places)
     assert 'role="alert"' not in page
 
@@ -76,3 +78,66 @@ def test_another_format_or_a_missing_key_is_an_error(verdict):
         render_audit(verdict | {"format": "x"})
     with pytest.raises(DataError):
         render_audit({key: value for key, value in verdict.items() if key != "overlap"})
+
+
+def test_keys_that_nobody_compared_are_said_first_and_those_compared_are_not(verdict):
+    page = render_audit(verdict)
+    assert page.index("NOT COMPARED with copies of your own") < page.index("<h1>")
+    bundle = MADE["whole"]().bundle()
+    known = verify(bundle, roster_hash=bundle.manifest.roster_hash, log_key=bundle.manifest.log_key).to_document()
+    page = render_audit(known)
+    assert "NOT COMPARED" not in page
+    assert 'class="banner' not in page
+
+
+@pytest.mark.parametrize(("unit", "per"), [("row", "row"), ("column:customer", "customer (column customer)")])
+def test_the_unit_is_in_title_and_headline(unit, per):
+    page = render_audit(verify(MADE["whole"](plan=replace(MADE["plan_of"](), unit=unit)).bundle()).to_document())
+    assert f"<title>Audit of a privacy ledger, epsilon per {per}: holds</title>" in page
+    assert f"no party spent more than epsilon 1.18 per {per}." in page
+    assert ("One row at each party" in page) is (unit == "row")
+
+
+def tiles_of(page):
+    return [re.sub(r"<[^>]*>", " ", tile).split() for tile in re.findall(r'<div class="warning">(.*?)</div>', page)]
+
+
+def test_a_worthless_delta_is_said_in_the_warning_colour(verdict):
+    assert tiles_of(render_audit(verdict)) == []
+    page = render_audit(verdict | {"overlap": verdict["overlap"] | {"worthless": True, "delta": 0.0173}})
+    (tile,) = tiles_of(page)
+    assert " ".join(tile).endswith("delta 0.0173: promises next to nothing")
+
+
+def test_of_a_ledger_that_was_not_read_the_tile_says_unknown():
+    bundle = MADE["whole"]().bundle()
+    page = render_audit(verify(replace(bundle, ledgers=((), *bundle.ledgers[1:]))).to_document())
+    assert "This bundle does not hold: completeness broken, promise not established" in page
+    tile = tiles_of(page)[-1]
+    assert "unknown" in tile
+    assert "1 of 4 ledgers not read to its end" in " ".join(tile)
+    assert "entries of 4 parties" in page
+
+
+def test_the_evidence_is_on_the_page(verdict):
+    page = render_audit(verdict)
+    found = verdict["evidence"]
+    for said in (found["bundle_hash"], found["checker"][1], found["time"], found["checkpoint"]["root"],
+                 verdict["runs"][0]["models"][0], verdict["roster_hash"]):  # fmt: skip
+        assert said in page
+
+
+def test_what_is_released_is_said_in_words_and_numbers_are_round(verdict):
+    page = render_audit(verdict)
+    assert "<b>update</b>: noisy sum of clipped gradients" in page
+    assert "The cap is held against the fourth line; the last one is what masking prevents" in page
+    long = copy.deepcopy(verdict)
+    long["runs"][0]["plan"]["mechanisms"][0]["noise_multiplier"] = "4.358898943540674"
+    assert "<td>4.359</td>" in render_audit(long)
+
+
+def test_a_table_that_leaves_rows_out_says_so(verdict):
+    party = copy.deepcopy(verdict["parties"][0])
+    party["points"] = [party["points"][0] | {"sequence": number} for number in range(155)]
+    page = render_audit(verdict | {"parties": [party]})
+    assert "<summary>Numbers (60 of 155 reservations; all of them with --json)</summary>" in page

@@ -134,3 +134,10 @@ def test_the_best_possible_score_is_said_only_where_it_is_known(results):
 def test_arms_keep_their_order_and_unknown_arms_come_last():
     assert words.in_order(["zebra", "federated_dp", "pooled_best"]) == ["pooled_best", "federated_dp", "zebra"]
     assert words.arm_name("new_arm") == "new arm"
+
+
+def test_a_ledger_that_does_not_hold_is_said_by_each_verdict(results):
+    assert "integrity, completeness and promise hold" in words.ledger_sentence(results)
+    verdicts = {"integrity": "broken", "completeness": "holds", "promise": "not-established"}
+    said = words.ledger_sentence(results | {"ledger": results["ledger"] | {"verdicts": verdicts}})
+    assert "NOT all holds: integrity broken, promise not established" in said
