@@ -23,7 +23,10 @@ from fedmarket.node.beginning import begin
 from fedmarket.node.preflight import Server, preflight
 from fedmarket.node.settings import load_partner
 
-LATER = datetime.now(UTC) + timedelta(minutes=5)
+
+def later() -> datetime:
+    """Return a time after all that a node that is being started may write."""
+    return datetime.now(UTC) + timedelta(minutes=5)
 
 
 def problems(document: Path, **keys) -> list[str]:
@@ -41,7 +44,7 @@ def test_a_node_that_is_ready_has_a_line_for_each_check_and_no_problem(nodes):
 
 def test_it_does_not_disturb_a_node_that_serves(nodes, served):
     with served(nodes, 0):
-        assert problems(nodes.document(0), now=LATER) == []
+        assert problems(nodes.document(0), now=later()) == []
         assert nodes.socket(0).exists()
 
 
@@ -70,7 +73,7 @@ def test_a_ledger_of_other_rows_and_a_budget_that_is_spent_are_told(nodes, serve
     with served(nodes, 0):
         pass
     (nodes.books(0) / "salt").write_bytes(bytes(32))
-    (line,) = problems(nodes.document(0), now=LATER)
+    (line,) = problems(nodes.document(0), now=later())
     assert "the ledger is of other rows; these are " in line
 
 
