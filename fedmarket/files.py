@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -90,6 +91,54 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` as UTF-8, appearing by rename."""
     with appearing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_private(path: Path, *, what: str, largest: int) -> bytes:
+    """Return at most ``largest`` bytes of a file that is its owner's alone.
+
+    Raises:
+        ConfigError: that names the path and ``what`` is in it, if it cannot be read, is a link, no regular file,
+            someone else's, or open to group or others.
+
+    Guarantees:
+        The file that was judged is the one that was read, whoever swaps names meanwhile.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise ConfigError(f"{path}: the {what} cannot be read ({error.strerror or error})") from None
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{path}: the {what} must be a regular file")
+        if status.st_uid != os.geteuid():
+            raise ConfigError(f"{path}: the {what} belongs to another user")
+        if status.st_mode & 0o077:
+            raise ConfigError(f"{path}: the {what} is open to group or others; run chmod 600 on it")
+        return os.read(handle, largest)
+    finally:
+        os.close(handle)
+
+
+def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Write a file that is not there yet and wait until it is on disk; its owner's alone unless ``mode`` says else.
+
+    Raises:
+        UsageError: if it is there, or cannot be written.
+
+    Guarantees:
+        A file that is there is never touched, and at no time has the new one more readers than ``mode`` allows.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        with open(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        raise UsageError(f"{path}: exists already; nothing is overwritten") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def sha256_of(content: bytes) -> str:

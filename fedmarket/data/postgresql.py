@@ -13,7 +13,6 @@ import os
 import re
 import socket
 import ssl
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
@@ -27,6 +26,7 @@ from pydantic import Field, model_validator
 
 from fedmarket.documents import Name, Number, Section
 from fedmarket.errors import ConfigError, TableError, UsageError
+from fedmarket.files import read_private
 
 if TYPE_CHECKING:
     import psycopg
@@ -131,22 +131,8 @@ def _password(source: PostgresqlSource, folder: Path) -> str | None:
 
 
 def _secret_in(path: Path) -> str:
-    """Return the one line of a file that is its owner's alone; the open file is judged, so it cannot be swapped."""
-    try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    except OSError as error:
-        raise ConfigError(f"{path}: the password cannot be read ({error.strerror or 'unknown reason'})") from None
-    try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{path}: the password must be in a regular file")
-        if status.st_uid != os.geteuid():
-            raise ConfigError(f"{path}: the password's file belongs to another user")
-        if status.st_mode & 0o077:
-            raise ConfigError(f"{path}: the password's file is open to group or others; run chmod 600 on it")
-        content = os.read(handle, LARGEST_SECRET + 1)
-    finally:
-        os.close(handle)
+    """Return the one line of a file that is its owner's alone."""
+    content = read_private(path, what="password", largest=LARGEST_SECRET + 1)
     try:
         secret = content.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:

@@ -1,11 +1,14 @@
-"""What a server can show an auditor from its own log: every party's entries are in it, in order."""
+"""From ledgers and a log to what an auditor is handed; a server finds all parties' ledgers in its own log, in order."""
 
 from collections.abc import Iterable
 
+from fedmarket.aggregation.secagg.roster import Roster
 from fedmarket.federation.logbook import Logbook, cosigned_notes
 from fedmarket.ledger.bundle import MOST_CHECKPOINTS, Bundle, BundleParty, BundleRun, Manifest
 from fedmarket.ledger.entries import Joined, read_entry
 from fedmarket.ledger.envelope import read_envelope
+from fedmarket.ledger.note import VerifierKey
+from fedmarket.ledger.planned import Plan
 
 
 def bundle_of_log(logbook: Logbook, runs: Iterable[BundleRun] = ()) -> Bundle:
@@ -24,7 +27,27 @@ def bundle_of_log(logbook: Logbook, runs: Iterable[BundleRun] = ()) -> Bundle:
         entry = read_entry(read_envelope(envelope).payload)
         ledgers[entry.head.party].append(envelope)
         if isinstance(entry.statement, Joined):
-            listed.setdefault(entry.statement.run, _assumed(entry.statement))
+            listed.setdefault(entry.statement.run, assumed(entry.statement.run, entry.statement.plan))
+    return bundled(
+        roster,
+        log_key=log.key,
+        runs=(listed[run] for run in sorted(listed)),
+        ledgers=(tuple(ledgers[member.name]) for member in roster.members),
+        log=log.envelopes,
+        checkpoints=cosigned_notes(logbook.folder),
+    )
+
+
+def bundled(
+    roster: Roster,
+    *,
+    log_key: VerifierKey,
+    runs: Iterable[BundleRun],
+    ledgers: Iterable[tuple[bytes, ...]],
+    log: tuple[bytes, ...],
+    checkpoints: tuple[bytes, ...],
+) -> Bundle:
+    """Return the bundle of these parts: ledgers in the roster's order, and the last checkpoints that it can hold."""
     return Bundle(
         manifest=Manifest(
             suite=roster.suite,
@@ -32,16 +55,16 @@ def bundle_of_log(logbook: Logbook, runs: Iterable[BundleRun] = ()) -> Bundle:
             minimum_survivors=roster.minimum_survivors,
             roster_hash=roster.hash.hex(),
             parties=tuple(BundleParty(name=m.name, public_key=m.public_key.hex()) for m in roster.members),
-            log_key=str(log.key),
+            log_key=str(log_key),
             auditors=(),
-            runs=tuple(listed[run] for run in sorted(listed)),
+            runs=tuple(runs),
         ),
-        ledgers=tuple(tuple(ledgers[member.name]) for member in roster.members),
-        log=log.envelopes,
-        checkpoints=cosigned_notes(logbook.folder)[-MOST_CHECKPOINTS:],
+        ledgers=tuple(ledgers),
+        log=log,
+        checkpoints=checkpoints[-MOST_CHECKPOINTS:],
     )
 
 
-def _assumed(joined: Joined) -> BundleRun:
-    plan = joined.plan
-    return BundleRun(run=joined.run, assumed_colluders=plan.assumed_colluders, minimum_survivors=plan.minimum_survivors)
+def assumed(run: str, plan: Plan) -> BundleRun:
+    """Return what a manifest says of a run with this plan."""
+    return BundleRun(run=run, assumed_colluders=plan.assumed_colluders, minimum_survivors=plan.minimum_survivors)

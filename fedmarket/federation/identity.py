@@ -1,7 +1,5 @@
 """A party's long-term Ed25519 identity (RFC 8032) and its file, which only its owner may read."""
 
-import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +13,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from fedmarket.errors import ConfigError, UsageError
+from fedmarket.errors import ConfigError
+from fedmarket.files import read_private, write_new
 
 LARGEST_FILE = 4096
 """Bytes; a PEM file of one Ed25519 key has 119."""
@@ -71,16 +70,7 @@ def save_identity(identity: Identity, path: Path) -> None:
         An existing file is never touched, and nobody but the owner can read the new one at any time.
     """
     content = identity._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
-    except FileExistsError:
-        raise UsageError(f"{path}: exists already; an identity is never overwritten") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from None
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    write_new(path, content)
 
 
 def load_identity(path: Path) -> Identity:
@@ -90,15 +80,7 @@ def load_identity(path: Path) -> Identity:
         ConfigError: one line, if the file is missing, no regular file, someone else's, open to group or others, or
             not an Ed25519 key in PEM of PKCS #8.
     """
-    try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    except OSError as error:
-        raise ConfigError(f"{path}: the identity cannot be read ({error.strerror or error})") from None
-    try:
-        _need_private(path, os.fstat(handle))
-        content = os.read(handle, LARGEST_FILE)
-    finally:
-        os.close(handle)
+    content = read_private(path, what="identity", largest=LARGEST_FILE)
     try:
         key = load_pem_private_key(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -106,13 +88,3 @@ def load_identity(path: Path) -> Identity:
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f"{path}: expected an Ed25519 key")
     return Identity(key)
-
-
-def _need_private(path: Path, status: os.stat_result) -> None:
-    """Refuse a file that is not the owner's alone; of the open file, so that it cannot be swapped meanwhile."""
-    if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"{path}: the identity must be a regular file")
-    if status.st_uid != os.geteuid():
-        raise ConfigError(f"{path}: the identity belongs to another user")
-    if status.st_mode & 0o077:
-        raise ConfigError(f"{path}: the identity is open to group or others; run chmod 600 on it")

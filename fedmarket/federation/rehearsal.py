@@ -9,13 +9,14 @@ from pathlib import Path
 
 from fedmarket.errors import ConfigError, UsageError
 from fedmarket.federation.books import Books, plan_of
+from fedmarket.federation.bundling import assumed, bundled
 from fedmarket.federation.identity import Identity, load_identity, new_identity, save_identity
 from fedmarket.federation.logbook import Logbook, cosigned_notes
 from fedmarket.federation.roster import Member, Roster, load_roster, new_roster
 from fedmarket.federation.seat import Seat
 from fedmarket.federation.terms import Terms
 from fedmarket.files import write_text
-from fedmarket.ledger.bundle import MOST_CHECKPOINTS, Bundle, BundleParty, BundleRun, Manifest
+from fedmarket.ledger.bundle import Bundle
 from fedmarket.ledger.lines import whole_lines
 from fedmarket.ledger.note import VerifierKey
 from fedmarket.privacy.plan import PrivacyPlan
@@ -97,24 +98,15 @@ def bundle_of_rehearsal(roster_path: Path, run: bytes, terms: Terms) -> Bundle:
     Raises:
         UsageError: if a file is missing.
     """
-    folder, roster, plan = roster_path.parent, load_roster(roster_path), plan_of(terms)
-    listed = BundleRun(
-        run=run.hex(), assumed_colluders=plan.assumed_colluders, minimum_survivors=plan.minimum_survivors
-    )
-    return Bundle(
-        manifest=Manifest(
-            suite=roster.suite,
-            threshold=roster.threshold,
-            minimum_survivors=roster.minimum_survivors,
-            roster_hash=roster.hash.hex(),
-            parties=tuple(BundleParty(name=m.name, public_key=m.public_key.hex()) for m in roster.members),
-            log_key=str(_log_key(folder)),
-            auditors=(),
-            runs=(listed,),
-        ),
-        ledgers=tuple(whole_lines(_books_folder(folder, place) / "ledger.jsonl") for place in range(len(roster.names))),
+    folder, roster = roster_path.parent, load_roster(roster_path)
+    places = range(len(roster.names))
+    return bundled(
+        roster,
+        log_key=_log_key(folder),
+        runs=(assumed(run.hex(), plan_of(terms)),),
+        ledgers=(whole_lines(_books_folder(folder, place) / "ledger.jsonl") for place in places),
         log=whole_lines(folder / LOG / "log.jsonl"),
-        checkpoints=cosigned_notes(folder / LOG)[-MOST_CHECKPOINTS:],
+        checkpoints=cosigned_notes(folder / LOG),
     )
 
 

@@ -25,8 +25,9 @@ from flwr.supercore.auth.typing import AccountInfo
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 
 from fedmarket.errors import ConfigError
+from fedmarket.files import read_private
 
-SHORTEST_TOKEN = 32
+SHORTEST_TOKEN, LONGEST_TOKEN = 32, 4096
 """Characters."""
 
 
@@ -53,14 +54,12 @@ def read_token(path: Path) -> str:
     """Return the token in the file at ``path``.
 
     Raises:
-        ConfigError: if it cannot be read, is open to others, or is too short.
+        ConfigError: if it cannot be read, is not its owner's alone, or is too short.
     """
     try:
-        if path.stat().st_mode & 0o077:
-            raise ConfigError(f"{path}: the token is open to group or others; run chmod 600 on it")
-        token = path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: the token cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        token = read_private(path, what="token", largest=LONGEST_TOKEN).decode("ascii").strip()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: the token must be ASCII") from None
     if len(token) < SHORTEST_TOKEN:
         raise ConfigError(f"{path}: expected a token of at least {SHORTEST_TOKEN} characters")
     return token

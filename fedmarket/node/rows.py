@@ -4,7 +4,6 @@ Who is held out follows from a secret key beside the ledger and from each custom
 (:func:`fedmarket.data.commitment.held_out`), so the split stays as it is however often the table is read.
 """
 
-import os
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ from fedmarket.errors import ConfigError, DataError, UsageError
 from fedmarket.experiment.arms import layout_for
 from fedmarket.experiment.market import MarketKey, open_market
 from fedmarket.federation.rows import Rows
-from fedmarket.files import appearing
+from fedmarket.files import appearing, read_private
 from fedmarket.node.agreement import ARM, Agreement
 from fedmarket.node.settings import Partner, TableRows
 
@@ -129,11 +128,9 @@ def _split_key(books: Path) -> bytes:
             books.mkdir(parents=True, exist_ok=True, mode=0o700)
             with appearing(path, mode=0o600) as temporary:
                 temporary.write_bytes(secrets.token_bytes(KEY_SIZE))
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        with os.fdopen(handle, "rb") as file:
-            key = file.read(KEY_SIZE + 1)
     except OSError as error:
         raise UsageError(f"{path}: cannot be used ({error.strerror or error})") from None
+    key = read_private(path, what="key of the split", largest=KEY_SIZE + 1)
     if len(key) != KEY_SIZE:
         raise ConfigError(f"{path}: expected {KEY_SIZE} bytes, got {len(key)}; another key is another split")
     return key

@@ -5,7 +5,6 @@ for their owner alone and never over something that is there.
 """
 
 import ipaddress
-import os
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,9 +16,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedmarket.errors import UsageError
+from fedmarket.files import write_new
 
 AUTHORITY_DAYS, SERVER_DAYS = 730, 397
 """How long certificates hold. Browsers and some libraries take no server's for longer than 398 days."""
+
+PUBLIC = 0o644
+"""Mode of what everybody may read."""
 
 _SKEW = timedelta(hours=1)
 _OWN = ("localhost", "127.0.0.1")
@@ -35,10 +38,10 @@ def write_authority(folder: Path, hosts: Iterable[str]) -> None:
     names = list(dict.fromkeys([*hosts, *_OWN]))
     root = _authority_of(authority)
     certificate = _server_of(server, names, root, authority)
-    write_new(folder / "ca.key", _private_pem(authority), secret=True)
-    write_new(folder / "ca.pem", root.public_bytes(Encoding.PEM))
-    write_new(folder / "server.key", _private_pem(server), secret=True)
-    write_new(folder / "server.pem", certificate.public_bytes(Encoding.PEM))
+    write_new(folder / "ca.key", _private_pem(authority))
+    write_new(folder / "ca.pem", root.public_bytes(Encoding.PEM), mode=PUBLIC)
+    write_new(folder / "server.key", _private_pem(server))
+    write_new(folder / "server.pem", certificate.public_bytes(Encoding.PEM), mode=PUBLIC)
 
 
 def write_node_key(folder: Path, name: str) -> None:
@@ -50,27 +53,8 @@ def write_node_key(folder: Path, name: str) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-    write_new(folder / f"{name}.key", secret, secret=True)
-    write_new(folder / f"{name}.pub", public + b"\n")
-
-
-def write_new(path: Path, content: bytes, *, secret: bool = False) -> None:
-    """Write a file that is not there yet; a secret one is its owner's alone from the first moment.
-
-    Raises:
-        UsageError: if it is there, or cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-        with os.fdopen(os.open(path, flags, 0o600 if secret else 0o644), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except FileExistsError:
-        raise UsageError(f"{path}: exists already; nothing is overwritten") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from None
+    write_new(folder / f"{name}.key", secret)
+    write_new(folder / f"{name}.pub", public + b"\n", mode=PUBLIC)
 
 
 def _authority_of(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:

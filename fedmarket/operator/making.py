@@ -7,8 +7,9 @@ from pathlib import Path
 
 from fedmarket.errors import BadMessage, UsageError
 from fedmarket.federation.identity import load_identity, new_identity, save_identity
+from fedmarket.files import write_new
 from fedmarket.ledger.note import VerifierKey
-from fedmarket.operator.certificates import write_authority, write_new, write_node_key
+from fedmarket.operator.certificates import PUBLIC, write_authority, write_node_key
 from fedmarket.operator.settings import FORMAT, SETTINGS_FILE, Home, load_home
 
 SECRET_BYTES = 32
@@ -58,12 +59,12 @@ def make_home(
     _need_log_name(log_name)
     if (folder / SETTINGS_FILE).exists():
         raise UsageError(f"{folder / SETTINGS_FILE}: exists already; nothing is overwritten")
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for inside in (".", "tls", "secrets", "nodes"):
+        (folder / inside).mkdir(parents=True, exist_ok=True, mode=0o700)
     write_authority(folder / "tls", hosts)
     for name in ("control.token", "superexec.secret"):
-        write_new(folder / "secrets" / name, secrets.token_urlsafe(SECRET_BYTES).encode(), secret=True)
+        write_new(folder / "secrets" / name, secrets.token_urlsafe(SECRET_BYTES).encode())
     save_identity(new_identity(), folder / "log.pem")
-    (folder / "nodes").mkdir(exist_ok=True, mode=0o700)
     for node in nodes:
         write_node_key(folder / "nodes", node)
     settings = _TEMPLATE.format(
@@ -74,7 +75,7 @@ def make_home(
         log_name=json.dumps(log_name),
         app=json.dumps(str(app.resolve())),
     )
-    write_new(folder / SETTINGS_FILE, settings.encode())
+    write_new(folder / SETTINGS_FILE, settings.encode(), mode=PUBLIC)
     return load_home(folder / SETTINGS_FILE)
 
 

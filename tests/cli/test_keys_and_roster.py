@@ -114,7 +114,7 @@ def test_a_rehearsal_overwrites_no_key(fedmarket: Fedmarket, write_market, tmp_p
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     ran = rehearse(fedmarket, write_market, tmp_path)
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err == f"error: {folder / '00.pem'}: exists already; an identity is never overwritten\n"
+    assert ran.err == f"error: {folder / '00.pem'}: exists already; nothing is overwritten\n"
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 

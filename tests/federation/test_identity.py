@@ -53,7 +53,7 @@ def test_an_existing_file_is_never_overwritten(tmp_path):
     path = tmp_path / "key.pem"
     save_identity(new_identity(), path)
     before = path.read_bytes()
-    with pytest.raises(UsageError, match="never overwritten"):
+    with pytest.raises(UsageError, match="nothing is overwritten"):
         save_identity(new_identity(), path)
     assert path.read_bytes() == before
     link = tmp_path / "link.pem"

@@ -239,7 +239,7 @@ def test_a_node_is_begun_with_a_key_and_a_document_and_nothing_is_overwritten(tm
     assert (folder / "partner.toml").read_text(encoding="utf-8") == before
     assert identity.public_key == load_identity(folder / "identity.pem").public_key
     (folder / "partner.toml").unlink()
-    with pytest.raises(UsageError, match="identity is never overwritten"):
+    with pytest.raises(UsageError, match="nothing is overwritten"):
         begin(folder, name="Alpha Bank")
     assert not (folder / "partner.toml").exists()
 
