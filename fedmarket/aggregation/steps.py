@@ -12,3 +12,7 @@ SECURE: tuple[Step, ...] = ("advertise", "share", "mask", "consent", "unmask")
 
 RELEASING: tuple[Step, ...] = ("sum", "mask")
 """The steps in which a party computes on its rows; only they need the model."""
+
+PREPARING: tuple[Step, ...] = ("advertise", "share")
+ENDING: tuple[Step, ...] = ("consent", "unmask")
+"""The steps before and after the one that releases; the first of one round may go along with the last of another."""

@@ -34,6 +34,9 @@ class RoundSum(Protocol):
     def suspects(self) -> tuple[str, ...]:
         """Where answers did not fit together: who may have caused it."""
 
+    def bind(self, inputs: bytes) -> None:
+        """Say, before words are asked for, what they are computed from: 32 bytes that are the same at all parties."""
+
     def outgoing(self, step: Step) -> dict[str, bytes]:
         """Return what goes to each party that is still in the round, for it to answer ``step``."""
 
@@ -77,6 +80,9 @@ class IdealSum:
     def survivors(self) -> tuple[str, ...]:
         """See :class:`RoundSum`."""
         return tuple(sorted(self._messages))
+
+    def bind(self, inputs: bytes) -> None:
+        """See :class:`RoundSum`; nothing is bound in the open."""
 
     def outgoing(self, step: Step) -> dict[str, bytes]:  # noqa: ARG002 - there is one step, and nothing to say in it
         """See :class:`RoundSum`."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from fedmarket.aggregation.secagg.suite import HASH_SIZE, Signer
+from fedmarket.aggregation.secagg.suite import Signer
 from fedmarket.errors import BadMessage, ConfigError, DataError, Refusal, UsageError
 from fedmarket.federation.messages import Shown, Told
 from fedmarket.federation.terms import Terms
@@ -120,21 +120,17 @@ class Books:
         self._settle_all(left=True, reason="another run was joined")
         self.ledger.append(joined)
 
-    def enter(self, run: bytes, round_number: int, *, terms: Terms, model_hash: bytes) -> None:
+    def enter(self, run: bytes, round_number: int, *, terms: Terms) -> None:
         """Reserve what a round releases. What the run reserved before and never committed had not left: given back.
 
         Raises:
-            BadMessage: if the run is not joined, the round was entered before, or there is no hash of a model.
+            BadMessage: if the run is not joined, or the round was entered before.
             Refusal: if plan or cap forbid it.
         """
-        if len(model_hash) != HASH_SIZE:
-            raise BadMessage(f"model_hash: expected {HASH_SIZE} bytes, got {len(model_hash)}")
         self._cosignature = b""  # of a round whose answer failed
         self._settle_all(left=False, reason="the round ended before anything left", run=run.hex())
         phase = terms.phase_of(round_number)
-        self.ledger.reserve(
-            run.hex(), round_number, phase=phase, count=terms.releases_in(phase), model_hash=model_hash.hex()
-        )
+        self.ledger.reserve(run.hex(), round_number, phase=phase, count=terms.releases_in(phase))
 
     def need_reserved(self, run: bytes, round_number: int) -> None:
         """Raise a Refusal unless the round's release is reserved and has no outcome yet."""
@@ -181,9 +177,11 @@ class Books:
         self.proved = max(self.proved, shown.sequence + 1)
         self._cosignature = cosignature.content
 
-    def commit(self, run: bytes, round_number: int, content: bytes) -> None:
-        """Write that ``content`` leaves; only when this returns may it."""
-        self.ledger.append(Committed(run=run.hex(), round=round_number, content_hash=sha256_of(content)))
+    def commit(self, run: bytes, round_number: int, content: bytes, *, model_hash: bytes) -> None:
+        """Write that ``content``, computed with this model, leaves; only when this returns may it."""
+        self.ledger.append(
+            Committed(run=run.hex(), round=round_number, model_hash=model_hash.hex(), content_hash=sha256_of(content))
+        )
 
     def lose(self, run: bytes, round_number: int) -> None:
         """Write that a release came to nothing after its computation had begun: it stays spent."""

@@ -20,7 +20,7 @@ from fedmarket.aggregation.secagg.server import SecureSum
 from fedmarket.aggregation.steps import RELEASING, Step
 from fedmarket.aggregation.summation import IdealSum, RoundSum
 from fedmarket.arrays import FloatArray, WordArray
-from fedmarket.errors import BadMessage, ConfigError, FederationStopped, RoundVoid
+from fedmarket.errors import BadMessage, ConfigError, FederationStopped
 from fedmarket.federation.logbook import Logbook
 from fedmarket.federation.messages import (
     Acceptance,
@@ -28,11 +28,13 @@ from fedmarket.federation.messages import (
     Invitation,
     Rejection,
     Request,
+    Requests,
     Shown,
     Told,
     Update,
     VoidRound,
 )
+from fedmarket.federation.rounds import OpenRound, Rounds
 from fedmarket.federation.terms import Terms
 from fedmarket.models.network import first_units, initial_vector, load_vector, network_of, outputs_of
 from fedmarket.models.released import typical_customer
@@ -74,9 +76,7 @@ class Coordinator:
     statistics: Statistics = field(default_factory=Statistics)
     _run: bytes = field(default_factory=lambda: os.urandom(RUN_SIZE))
     _declared: dict[str, int] = field(default_factory=dict)
-    _round: int = 0
-    _place: int = 0
-    _sum: RoundSum | None = None
+    _rounds: Rounds = field(init=False, repr=False)
     _centre: FloatArray = field(init=False, repr=False)
     _scale: FloatArray = field(init=False, repr=False)
     _optimizer: ServerOptimizer = field(init=False, repr=False)
@@ -91,6 +91,7 @@ class Coordinator:
         else:
             self.terms.need_fitting(self.roster)
         terms = self.terms
+        self._rounds = Rounds(total=terms.rounds, begin=self._begun)
         if (self.start.hash if self.start else "") != terms.start_hash:
             raise ConfigError("start: not the public starting parameters that the terms name")
         start = initial_vector(terms.model, terms.width, terms.objective, seed=terms.initial_seed)
@@ -127,81 +128,59 @@ class Coordinator:
             self.logbook.take(acceptance.party, acceptance.told)
         self._declared[acceptance.party] = acceptance.declared_rows
 
-    def requests(self) -> dict[str, Request]:
-        """Return what goes to each party still in the round, for the step that is due; opens a round where none is.
+    def requests(self) -> dict[str, Requests]:
+        """Return what goes to each party in the exchange that is due; opens the rounds that are to be opened.
 
         Raises:
             FederationStopped: if too few parties joined, or the run is over.
         """
         if self.finished:
             raise FederationStopped("the run is over")
-        opened = self._sum or self._opened()
-        model, releasing = self.model, self.step in RELEASING
-        if self.logbook and releasing:
-            self.logbook.draw()
-        template = Request(
-            run=self._run,
-            round_number=self._round,
-            phase=self.terms.phase_of(self._round),
-            step=self.step,
-            model_hash=model.hash,
-            model=model if releasing else None,
-            packet=b"",
-        )
-        return {
-            party: replace(template, packet=packet, shown=self._shown_to(party) if releasing else None)
-            for party, packet in opened.outgoing(self.step).items()
-            if party in self._declared
-        }
+        asked: dict[str, list[Request]] = {}
+        for opened in self._rounds.due():
+            for party, request in self._requests_of(opened).items():
+                asked.setdefault(party, []).append(request)
+        return {party: Requests(requests=tuple(requests)) for party, requests in asked.items()}
 
     def receive(self, update: Update) -> None:
-        """Take one party's answer to the step that is due.
+        """Take one party's answer to a request of this exchange.
 
         Raises:
             BadMessage: if it is from a stranger, for another round or step, malformed, or the second of its party.
         """
-        if self._sum is None:
-            raise BadMessage("no round is open")
+        opened = self._rounds.asked(update.round_number, update.step)
         if update.party not in self._declared:
             raise BadMessage("from a party that did not join")
-        if update.round_number != self._round:
-            raise BadMessage(f"for round {update.round_number}, but round {self._round} is open")
-        if update.step != self.step:
-            raise BadMessage(f"for the step {update.step}, but {self.step} is due")
-        if self.logbook and (self._place == 0 or self.step in RELEASING):
+        if self.logbook and (opened.place == 0 or opened.step in RELEASING):
             self.logbook.take(update.party, update.told)
-            self.logbook.need_reserved(update.party, self._run, self._round)
-        self._sum.receive(update.step, update.party, update.content)
+            self.logbook.need_reserved(update.party, self._run, opened.number)
+        opened.sum.receive(update.step, update.party, update.content)
 
-    def reject(self, party: str, reason: str) -> None:
-        """Note that ``party``'s message in this step was not used, and why."""
-        step = CLOSE if self.finished else JOIN if self._round == 0 and self._sum is None else self.step
+    def reject(self, party: str, reason: str, *, request: Request | None = None) -> None:
+        """Note that ``party``'s answer was not used, and why; outside of the rounds there is no ``request``."""
+        number = request.round_number if request else self._rounds.number
+        step = request.step if request else CLOSE if self.finished else JOIN
         reason = reason.removeprefix(f"{party}: ")
-        self.rejections.append(Rejection(round_number=self._round, step=step, party=party, reason=reason))
+        self.rejections.append(Rejection(round_number=number, step=step, party=party, reason=reason))
 
     def close_step(self) -> None:
-        """End the step; after the last one move the model by the sum of the survivors and go to the next round.
+        """End the exchange; after a round's last one move the model by the sum of the survivors.
 
         A void round moves nothing.
 
         Raises:
             FederationStopped: if more rounds in a row were void than is allowed.
         """
-        if self._sum is None:
-            raise BadMessage("no round is open")
         if self.logbook and self.step in RELEASING:
             self.logbook.seal()
-        try:
-            self._sum.close(self.step)
-            if self._place + 1 < len(self.terms.steps):
-                self._place += 1
-                return
-            self._move(self._sum.total(), self._sum.survivors)
-        except RoundVoid as void:
-            self._note_void(str(void), self._sum.suspects)
-        self._sum = None
-        self._place = 0
-        self._round += 1
+        self._rounds.close_steps()
+        while over := self._rounds.next_over():
+            if over.void:
+                self._note_void(over.number, over.void)
+            else:
+                self._move(over.sum.total(), over.sum.survivors)
+            self._rounds.leave()
+            self._settle()
 
     def closings(self, *, last: bool) -> dict[str, Closing]:
         """Return what goes to each party when the rounds are over: the model that is handed on, then the whole log."""
@@ -237,13 +216,13 @@ class Coordinator:
 
     @property
     def step(self) -> Step:
-        """The step that is due."""
-        return self.terms.steps[self._place]
+        """The step that is due in the round that is worked on."""
+        return self._rounds.first.step if self._rounds.first else self.terms.steps[0]
 
     @property
     def finished(self) -> bool:
         """Whether all rounds are closed."""
-        return self._round >= self.terms.rounds
+        return self._rounds.finished
 
     @property
     def parties(self) -> dict[str, int]:
@@ -253,38 +232,59 @@ class Coordinator:
     @property
     def model(self) -> ModelState:
         """The model as it stands: the current iterate while training, the average afterwards."""
-        training = self._round <= self.terms.schedule.rounds
+        training = self._rounds.number <= self.terms.schedule.rounds
         parameters = self._optimizer.parameters if training else self._optimizer.released
         return ModelState(centre=self._centre, scale=self._scale, parameters=parameters, calibration=self._calibration)
 
     def _shown_to(self, party: str) -> Shown | None:
         return self.logbook.shown_to(party) if self.logbook else None
 
-    def _opened(self) -> RoundSum:
-        """Open the next round; the parties of the run are known by now."""
+    def _requests_of(self, opened: OpenRound) -> dict[str, Request]:
+        """Return what one round asks of the parties that are still in it."""
+        releasing = opened.step in RELEASING
+        if self.logbook and releasing:
+            self.logbook.draw()
+        template = Request(
+            run=self._run,
+            round_number=opened.number,
+            phase=self.terms.phase_of(opened.number),
+            step=opened.step,
+            model=self.model if releasing else None,
+            packet=b"",
+        )
+        asked = {
+            party: replace(template, packet=packet, shown=self._shown_to(party) if releasing else None)
+            for party, packet in opened.sum.outgoing(opened.step).items()
+            if party in self._declared
+        }
+        for request in asked.values():
+            if releasing:  # all parties are shown one model and one checkpoint
+                opened.sum.bind(request.inputs)
+        return asked
+
+    def _begun(self, number: int) -> RoundSum:
+        """Open a round; the parties of the run are known by now."""
         least, joined = self.terms.minimum_survivors, len(self._declared)
         if joined < least:
             raise FederationStopped(f"{joined} parties joined, at least {least} are needed{self._causes()}")
-        phase = self.terms.phase_of(self._round)
-        if phase == "calibrate" and self._round == self.terms.schedule.rounds + 1:
-            self._calibration = self._identity_around_typical_logits()
         if self.roster:
-            model_hash = self.model.hash
-            self._sum = SecureSum(
-                self.terms.context_of(self._round, run=self._run, model_hash=model_hash, roster=self.roster)
-            )
-        else:
-            self._sum = IdealSum(
-                round_number=self._round,
-                parties=tuple(self._declared),
-                least=least,
-                length=self.terms.length_of(phase),
-                modulus_bits=self.terms.modulus_bits,
-            )
-        return self._sum
+            return SecureSum(self.terms.context_of(number, run=self._run, roster=self.roster))
+        return IdealSum(
+            round_number=number,
+            parties=tuple(self._declared),
+            least=least,
+            length=self.terms.length_of(self.terms.phase_of(number)),
+            modulus_bits=self.terms.modulus_bits,
+        )
+
+    def _settle(self) -> None:
+        """Make the model ready for the round that is due now."""
+        first_after_training = self._rounds.number == self.terms.schedule.rounds + 1
+        if first_after_training and not self.finished and self.terms.phase_of(self._rounds.number) == "calibrate":
+            self._calibration = self._identity_around_typical_logits()
 
     def _move(self, words: WordArray, survivors: tuple[str, ...]) -> None:
-        phase = self.terms.phase_of(self._round)
+        phase = self.terms.phase_of(self._rounds.number)
         total = self.terms.grid_of(phase).decode(words)
         rows = sum(self._declared[party] for party in survivors)
         if phase == "centre":
@@ -340,13 +340,12 @@ class Coordinator:
     def _typical_value(self) -> float:
         return typical_customer(self.terms.model, self.terms.objective, self.model).value_or_zero
 
-    def _note_void(self, reason: str, suspects: tuple[str, ...]) -> None:
-        hint = f" (may be caused by {', '.join(suspects)})" if suspects else ""
-        self.void_rounds.append(VoidRound(round_number=self._round, reason=reason + hint))
+    def _note_void(self, number: int, reason: str) -> None:
+        self.void_rounds.append(VoidRound(round_number=number, reason=reason))
         most = min(self.max_void_rounds, self.terms.rounds)  # a run of void rounds alone has no model to release
         last = self.void_rounds[-most:]
-        if len(last) == most and last[0].round_number == self._round + 1 - most:
-            raise FederationStopped(f"{reason + hint}, as were all of the last {len(last)}{self._causes()}")
+        if len(last) == most and last[0].round_number == number + 1 - most:
+            raise FederationStopped(f"{reason}, as were all of the last {len(last)}{self._causes()}")
 
     def _causes(self) -> str:
         causes = "; ".join(f"{r.party}: {r.reason}" for r in self.rejections[-3:])
@@ -363,7 +362,7 @@ class Coordinator:
             gradient + schedule.weight_decay * self._optimizer.parameters,
             learning_rate=learning_rate,
             momentum=schedule.momentum,
-            average=self._round > schedule.average_after * schedule.rounds,
+            average=self._rounds.number > schedule.average_after * schedule.rounds,
         )
 
     def _identity_around_typical_logits(self) -> FloatArray:

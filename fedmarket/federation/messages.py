@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from pydantic import ConfigDict, InstanceOf, StrictBytes, StrictInt, StrictStr, with_config
+from pydantic import ConfigDict, Field, InstanceOf, StrictBytes, StrictInt, StrictStr, with_config
 
+from fedmarket.aggregation.secagg.suite import sha256
 from fedmarket.aggregation.steps import Step
 from fedmarket.models.state import ModelState
 from fedmarket.privacy.mechanism import Phase
@@ -12,8 +14,13 @@ from fedmarket.privacy.mechanism import Phase
 CLOSED = ConfigDict(extra="forbid")
 """A message that came over a wire has no other fields; strict types of fields are never made from others."""
 
+LABEL_INPUTS = b"fedmarket round inputs/1"
+
 LONGEST_REASON = 300
 """Characters of a refusal that the other side reads."""
+
+MOST_REQUESTS = 2
+"""In one exchange: for the round that ends, and for the one that begins."""
 
 
 @with_config(CLOSED)
@@ -86,20 +93,25 @@ class Request:
 
     Attributes:
         run: as in the invitation.
-        model_hash: of the model so far, 32 bytes; all keys and masks of the round are bound to it.
-        model: the model itself, in the steps in which the party computes on its rows.
+        model: in the steps in which the party computes on its rows; the round's masks are bound to it.
         packet: what the aggregation has to say to this party.
-        shown: the log, in the steps in which the party computes on its rows.
+        shown: the log, in the steps in which the party computes on its rows; masks are bound to its checkpoint.
     """
 
     run: StrictBytes
     round_number: StrictInt
     phase: Phase
     step: Step
-    model_hash: StrictBytes = field(repr=False)
     model: InstanceOf[ModelState] | None = field(repr=False)
     packet: StrictBytes = field(repr=False)
     shown: Shown | None = None
+
+    @property
+    def inputs(self) -> bytes:
+        """What the round's masks are bound to: SHA-256 over model and checkpoint, 32 bytes; empty without a model."""
+        if self.model is None:
+            return b""
+        return sha256(LABEL_INPUTS, self.model.hash, self.shown.checkpoint if self.shown else b"")
 
 
 @with_config(CLOSED)
@@ -116,19 +128,6 @@ class Update:
 
 @with_config(CLOSED)
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Closing:
-    """Coordinator to party when the rounds are over; it answers with what it :class:`Told`.
-
-    First comes the hash of the model that is handed on, then the log that has everybody's last entries.
-    """
-
-    run: StrictBytes
-    model_hash: StrictBytes = b""
-    shown: Shown | None = None
-
-
-@with_config(CLOSED)
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
     """Party to coordinator: no answer, and why."""
 
@@ -138,6 +137,38 @@ class Refused:
     def line(self) -> str:
         """The reason as one short line."""
         return " ".join(self.reason.split())[:LONGEST_REASON]
+
+
+@with_config(CLOSED)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requests:
+    """Coordinator to party: what is asked in one exchange, to be answered in this order.
+
+    While a round ends the keys of the next one are agreed, so there are at most two.
+    """
+
+    requests: Annotated[tuple[Request, ...], Field(min_length=1, max_length=MOST_REQUESTS)]
+
+
+@with_config(CLOSED)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replies:
+    """Party to coordinator: to each request its update, or why there is none."""
+
+    replies: Annotated[tuple[Update | Refused, ...], Field(max_length=MOST_REQUESTS)]
+
+
+@with_config(CLOSED)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """Coordinator to party when the rounds are over; it answers with what it :class:`Told`.
+
+    First comes the hash of the model that is handed on, then the log that has everybody's last entries.
+    """
+
+    run: StrictBytes
+    model_hash: StrictBytes = b""
+    shown: Shown | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

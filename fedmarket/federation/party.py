@@ -1,9 +1,10 @@
 """The party's side of a run: checks each request against its own terms and budget, then releases one noisy sum.
 
-A round is one step where sums are in the open, five under secure aggregation. Its rules, in this order:
+A round is one step where sums are in the open, five under secure aggregation; the first two of a round, which need
+neither rows nor model, may come while the round before it ends. Its rules, in this order:
 
 1. check the request: known round, not entered before, right phase; reserve its release in the ledger, or refuse;
-2. check the step that is due, the model as announced, the server's log;
+2. check the step that is due, the model, the server's log; bind the round's masks to both;
 3. charge the run's plan and keep the new state, or refuse;
 4. compute the sum over the own rows, clip and noise as the own plan says;
 5. round to integers, or refuse if out of range;
@@ -11,7 +12,7 @@ A round is one step where sums are in the open, five under secure aggregation. I
 7. write its hash in the ledger; only then it leaves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -40,15 +41,26 @@ class PartyState:
     Attributes:
         run: the run that it joined, 16 bytes; empty before.
         last_round: the last round that it entered.
-        model_hash: of the model that the round was opened with.
-        secagg: what secure aggregation remembers of an open round, SECRETS IN CLEAR; empty where none is open.
+        last_masked: the last round of which its masked words left.
+        open: what secure aggregation remembers of each open round, SECRETS IN CLEAR: of ``last_round``, and of
+            ``last_masked`` until that is unmasked.
     """
 
     run: bytes = b""
     last_round: int = -1
+    last_masked: int = -1
     spending: Spending = field(default_factory=Spending)
-    model_hash: bytes = field(default=b"", repr=False)
-    secagg: bytes = field(default=b"", repr=False)
+    open: Mapping[int, bytes] = field(default_factory=dict, repr=False)
+
+    def entering(self, number: int) -> "PartyState":
+        """Return the state in a new round; an earlier one goes on only if masked words of it left."""
+        open_ = {of: memory for of, memory in self.open.items() if of == self.last_masked}
+        return replace(self, last_round=number, open=open_)
+
+    def remembering(self, number: int, memory: bytes) -> "PartyState":
+        """Return the state with ``memory`` of an open round; nothing is remembered of a round without."""
+        others = {of: kept for of, kept in self.open.items() if of != number}
+        return replace(self, open=others | ({number: memory} if memory else {}))
 
 
 LARGEST_NUMBER = 1e4
@@ -172,10 +184,9 @@ class Party:
         if first:
             self._check_entry(state, request)
             if self.books:
-                number, model_hash = request.round_number, request.model_hash
-                self.books.enter(state.run, number, terms=self.terms, model_hash=model_hash)
-            state = replace(state, last_round=request.round_number, model_hash=request.model_hash, secagg=b"")
-        elif request.round_number != state.last_round or not state.secagg:
+                self.books.enter(state.run, request.round_number, terms=self.terms)
+            state = state.entering(request.round_number)
+        elif request.round_number not in state.open:
             raise Refusal(f"round {request.round_number}: this party is not in it; last entered {state.last_round}")
         if request.step == "sum":
             _, words = self._paid_words(state, request, keep)
@@ -183,8 +194,8 @@ class Party:
         else:
             content = self._sealed(state, request, keep)
         releasing = request.step in RELEASING
-        if self.books and releasing:
-            self.books.commit(state.run, request.round_number, content)
+        if self.books and request.model is not None and releasing:
+            self.books.commit(state.run, request.round_number, content, model_hash=request.model.hash)
         return Update(
             party=self.name,
             round_number=request.round_number,
@@ -222,16 +233,18 @@ class Party:
         return self.books.told() if self.books else None
 
     def _sealed(self, state: PartyState, request: Request, keep: Keep) -> bytes:
-        seat, memory = self._seat(), state.secagg
-        context = self.terms.context_of(
-            request.round_number, run=state.run, model_hash=state.model_hash, roster=seat.roster
-        )
-        held = replace(state, secagg=b"")
+        seat, number = self._seat(), request.round_number
+        context = self.terms.context_of(number, run=state.run, roster=seat.roster)
+        held = state.remembering(number, b"")
         keep(held)  # a second answer to the same step, or one after a failure, would find nothing
         if request.step == "advertise":
             memory, content = seat.enter(context)
         else:
-            resumed = seat.resume(context, request.step, memory)
+            resumed = seat.resume(context, request.step, state.open[number])
+            if request.step == "mask":
+                self._check_model(request.model)
+                resumed = resumed.bound_to(request.inputs)
+                held = replace(held, last_masked=number, open={})
 
             def paid() -> WordArray:
                 nonlocal held
@@ -239,13 +252,13 @@ class Party:
                 return words
 
             memory, content = seat.follow(resumed, request.step, packet=request.packet, words=paid)
-        keep(replace(held, secagg=memory))
+        keep(held.remembering(number, memory))
         return content
 
     def _paid_words(self, state: PartyState, request: Request, keep: Keep) -> tuple[PartyState, WordArray]:
         """Return the charged state, which is kept, and the residues that it pays for."""
         phase = self.terms.phase_of(request.round_number)
-        model = self._checked(request.model, announced=state.model_hash)
+        model = self._check_model(request.model)
         if self.books:
             self._see_log(self.books, state.run, request)
         spending = state.spending.charged(self.terms.plan, phase, self.terms.releases_in(phase))
@@ -278,15 +291,13 @@ class Party:
         if request.phase != expected:
             raise BadMessage(f"round {request.round_number}: expected phase {expected}, got {request.phase!r}")
 
-    def _checked(self, model: ModelState | None, *, announced: bytes) -> ModelState:
+    def _check_model(self, model: ModelState | None) -> ModelState:
         if model is None:
             raise BadMessage("model: expected one in this step, got none")
         _check_vector("centre", model.centre, self.terms.width)
         _check_vector("scale", model.scale, self.terms.width)
         _check_vector("parameters", model.parameters, self.terms.parameters)
         _check_vector("calibration", model.calibration, len(self.terms.objective.uncalibrated))
-        if model.hash != announced:
-            raise BadMessage("model: not the one that the round was opened with")
         return model
 
     def _seat(self) -> Seat:

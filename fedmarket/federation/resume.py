@@ -1,8 +1,8 @@
 """A coordinator's memory between two rounds, so that a server that was killed goes on where it stood.
 
 What is kept are sums of noisy updates and what follows from them, who joined, and what was rejected: nothing that a
-coordinator did not learn anyway, and no row. A round that was open is lost: parties may have entered it, and each
-enters a round number once. So it is void, and the next number is opened.
+coordinator did not learn anyway, and no row. Rounds that were open are lost: parties may have entered them, and each
+enters a round number once. So they are void, and the next number is opened.
 """
 
 from dataclasses import asdict
@@ -62,7 +62,7 @@ class Saved(Section):
     Attributes:
         roster_hash: empty where sums are in the open.
         round_number: the round that is due, or open.
-        open: whether parties may have been asked to enter it.
+        begun: rounds that parties may have been asked to enter.
         logged: entries in the log, of which none may be missing later.
     """
 
@@ -70,7 +70,7 @@ class Saved(Section):
     terms_hash: str
     roster_hash: str
     round_number: _Number
-    open: bool
+    begun: _Number
     logged: _Number
     declared: dict[str, _Number]
     centre: Vector
@@ -87,15 +87,15 @@ class Saved(Section):
     void_rounds: tuple[dict[Literal["round_number", "reason"], int | str], ...] = Field(strict=False)
 
 
-def saved_of(coordinator: Coordinator, *, is_open: bool) -> Saved:
-    """Return what ``coordinator`` remembers, between two rounds or before it opens one."""
+def saved_of(coordinator: Coordinator) -> Saved:
+    """Return what ``coordinator`` remembers of the rounds that are over, and which others are begun."""
     told, optimizer = coordinator.statistics, coordinator._optimizer
     return Saved(
         run=coordinator.run,
         terms_hash=coordinator.terms.hash,
         roster_hash=_roster_hash(coordinator),
-        round_number=coordinator._round,
-        open=is_open,
+        round_number=coordinator._rounds.number,
+        begun=coordinator._rounds.begun,
         logged=coordinator.logbook.log.size if coordinator.logbook else 0,
         declared=coordinator.parties,
         centre=Vector.of(coordinator._centre),
@@ -119,7 +119,7 @@ def restore(coordinator: Coordinator, saved: Saved) -> None:
     Raises:
         ConfigError: if it was of other terms or another roster, its log had entries that are gone, or its numbers do
             not fit the terms.
-        FederationStopped: if the round that was open is one void round in a row too many.
+        FederationStopped: if the rounds that were open are void rounds in a row too many.
     """
     if saved.terms_hash != coordinator.terms.hash:
         raise ConfigError("this run was begun under other terms: configuration or contract changed since")
@@ -129,7 +129,9 @@ def restore(coordinator: Coordinator, saved: Saved) -> None:
         raise ConfigError(
             f"the log has {coordinator.logbook.log.size} entries, but had {saved.logged}: it is not this run's log"
         )
-    coordinator._run, coordinator._round = saved.run, saved.round_number
+    if saved.begun < saved.round_number:
+        raise ConfigError("what was kept of this run does not fit its terms")
+    coordinator._run, coordinator._rounds.begun = saved.run, saved.round_number
     coordinator._declared = dict(saved.declared)
     coordinator.rejections = [Rejection(**fields) for fields in saved.rejections]  # type: ignore[arg-type]
     coordinator.void_rounds = [VoidRound(**fields) for fields in saved.void_rounds]  # type: ignore[arg-type]
@@ -137,9 +139,10 @@ def restore(coordinator: Coordinator, saved: Saved) -> None:
         _restore_numbers(coordinator, saved)
     except ValueError:
         raise ConfigError("what was kept of this run does not fit its terms") from None
-    if saved.open:
-        coordinator._note_void(LOST, ())
-        coordinator._round += 1
+    for number in range(saved.round_number, saved.begun):
+        coordinator._note_void(number, LOST)
+        coordinator._rounds.begun = number + 1
+        coordinator._settle()
 
 
 def readmit(coordinator: Coordinator, acceptance: Acceptance) -> None:
@@ -162,12 +165,12 @@ def readmit(coordinator: Coordinator, acceptance: Acceptance) -> None:
 
 def due_round(coordinator: Coordinator) -> int:
     """Return the number of the round that is open or due; of as many as the run has when it is over."""
-    return coordinator._round
+    return coordinator._rounds.number
 
 
-def between_rounds(coordinator: Coordinator) -> bool:
-    """Return whether no round is open."""
-    return coordinator._sum is None
+def begun_rounds(coordinator: Coordinator) -> int:
+    """Return how many rounds were opened so far."""
+    return coordinator._rounds.begun
 
 
 def _restore_numbers(coordinator: Coordinator, saved: Saved) -> None:

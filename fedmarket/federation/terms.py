@@ -146,8 +146,8 @@ class Terms:
                 f"got {self.minimum_survivors}"
             )
 
-    def context_of(self, round_number: int, *, run: bytes, model_hash: bytes, roster: Roster) -> RoundContext:
-        """Return what a round of secure aggregation is about: what its keys, masks and signatures are bound to.
+    def context_of(self, round_number: int, *, run: bytes, roster: Roster) -> RoundContext:
+        """Return what a round of secure aggregation is about, but for its inputs, which are not known yet.
 
         Raises:
             BadMessage: if the run has no such round.
@@ -161,7 +161,6 @@ class Terms:
             length=self.length_of(phase),
             modulus_bits=self.modulus_bits,
             terms_hash=bytes.fromhex(self.hash),
-            model_hash=model_hash,
             roster=roster,
         )
 

@@ -13,7 +13,18 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from fedmarket.errors import BadMessage
-from fedmarket.federation.messages import Acceptance, Closing, Invitation, Refused, Request, Told, Update
+from fedmarket.federation.messages import (
+    Acceptance,
+    Closing,
+    Invitation,
+    Refused,
+    Replies,
+    Request,
+    Requests,
+    Shown,
+    Told,
+    Update,
+)
 from fedmarket.models.state import ModelState
 
 LARGEST_FRAME = 1 << 26
@@ -23,16 +34,20 @@ LONGEST_LIST, LONGEST_MAP = 1 << 18, 1 << 10
 """More than a ledger's entries, and than the sizes of a log that a party may have seen."""
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (Invitation, Acceptance, Request, Update, Closing, Told, Refused)
+    kind: TypeAdapter(kind) for kind in (Invitation, Acceptance, Requests, Replies, Closing, Told, Refused)
 }
+
+_FIELDS = {field.name for kind in (*_ADAPTERS, Request, Update, Shown) for field in fields(kind)}
+_LISTS = ("requests", "replies")
+_STRANGE = ("unexpected_keyword_argument", "invalid_key")
 
 _DAMAGED = (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException)
 """What MessagePack raises on bytes that are none of its own."""
 
-AnyMessage = TypeVar("AnyMessage", Invitation, Acceptance, Request, Update, Closing, Told, Refused)
+AnyMessage = TypeVar("AnyMessage", Invitation, Acceptance, Requests, Replies, Closing, Told, Refused)
 
 
-def encoded(message: AnyMessage) -> bytes:
+def encoded(message: Invitation | Acceptance | Requests | Replies | Closing | Told | Refused) -> bytes:
     """Return the frame of ``message``."""
     frame: bytes = msgpack.packb(_plain(message), use_bin_type=True)
     return frame
@@ -65,18 +80,25 @@ def decoded(kind: type[AnyMessage], frame: bytes) -> AnyMessage:
 
 
 def _parsed(kind: type[AnyMessage], found: dict[Any, Any]) -> AnyMessage:
-    if kind is Request and found.get("model") is not None:
-        found = found | {"model": _model(found["model"])}
+    if kind is Requests and isinstance(asked := found.get("requests"), tuple):
+        found = found | {"requests": tuple(map(_with_model, asked))}
     try:
         message: AnyMessage = _ADAPTERS[kind].validate_python(found)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        where = str(first["loc"][0]) if first["loc"] else "frame"
-        if where not in {field.name for field in fields(kind)}:  # what is no field of ours is not repeated
+        if first["type"] in _STRANGE:  # what is no field of ours is not repeated
             raise BadMessage("expected no other fields than a message's own") from None
+        names = [part for part in first["loc"] if part in _FIELDS]
+        where = names[1] if len(names) > 1 and names[0] in _LISTS else names[0] if names else "frame"
         said = "missing" if first["type"] == "missing" else first["msg"].replace("Input should be", "expected")
         raise BadMessage(f"{where}: {said}") from None
     return message
+
+
+def _with_model(request: Any) -> Any:
+    if isinstance(request, dict) and request.get("model") is not None:
+        return request | {"model": _model(request["model"])}
+    return request
 
 
 def _model(found: Any) -> ModelState:
@@ -91,6 +113,8 @@ def _model(found: Any) -> ModelState:
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.astype("<f8").tobytes()
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
     if is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     return value

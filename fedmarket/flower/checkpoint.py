@@ -1,6 +1,6 @@
 """The state folder of a run at the server: what a ServerApp that was killed goes on from, and how far it is.
 
-``checkpoint`` is written before a round is opened and after it is closed, by rename; ``progress.json`` is for whoever
+``checkpoint`` is written before a round is entered and after it is over, by rename; ``progress.json`` is for whoever
 follows the run, and nothing depends on it.
 """
 
@@ -65,12 +65,11 @@ class StateFolder:
             raise ConfigError(f"{path}: {error}") from None
         return dict(found.nodes)
 
-    def keep(self, coordinator: Coordinator, nodes: Nodes, *, is_open: bool = False) -> None:
-        """Write down where the run stands; ``is_open`` before parties are asked to enter the round that is due."""
+    def keep(self, coordinator: Coordinator, nodes: Nodes) -> None:
+        """Write down where the run stands; before parties are asked to enter a round, and after one is over."""
         if self._path is None:
             return
-        saved = saved_of(coordinator, is_open=is_open)
-        found = _Checkpoint(format=FORMAT, nodes=nodes, coordinator=saved)
+        found = _Checkpoint(format=FORMAT, nodes=nodes, coordinator=saved_of(coordinator))
         with appearing(self._path / CHECKPOINT, mode=0o600) as temporary:
             temporary.write_bytes(msgpack.packb(found.model_dump(), use_bin_type=True))
 

@@ -4,16 +4,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message
 
 from fedmarket.errors import ConfigError
 from fedmarket.experiment.arms import arm_named
 from fedmarket.experiment.market import Market, MarketKey, open_market
-from fedmarket.federation.answering import answered, refusal
+from fedmarket.federation.answering import answered, question_in, refusal
 from fedmarket.federation.books import Books
 from fedmarket.federation.party import Party, PartyState
 from fedmarket.federation.rehearsal import load_seat, open_books
+from fedmarket.federation.wire import encoded
 from fedmarket.flower.records import frame_in, framed
 from fedmarket.privacy.budget import Spending
 
@@ -25,9 +27,8 @@ def answer(message: Message, context: Context) -> Message:
     try:
         action = message.metadata.message_type.partition(".")[2]
         with party_of(context) as party:
-            frame = answered(
-                action, frame_in(message.content), party=party, state=_state(context), keep=partial(_keep, context)
-            )
+            question = question_in(action, frame_in(message.content))
+            frame = encoded(answered(question, party=party, state=_state(context), keep=partial(_keep, context)))
     except Exception as error:
         frame = refusal(error)
     return Message(framed(frame), reply_to=message)
@@ -97,19 +98,21 @@ def state_to_record(state: PartyState) -> ConfigRecord:
     """Return the record in which Flower keeps ``state`` at the party between messages, secrets of a round in clear."""
     record = ConfigRecord({str(phase): count for phase, count in state.spending.releases().items()})
     record["run"] = state.run
-    record["last_round"] = state.last_round
-    record["model_hash"] = state.model_hash
-    record["secagg"] = state.secagg
+    record["last_round"], record["last_masked"] = state.last_round, state.last_masked
+    record["open"], record["secagg"] = list(state.open), list(state.open.values())
     return record
 
 
 def state_from_record(record: ConfigRecord) -> PartyState:
     """Return the state kept in ``record``."""
     counts = {name: int(str(record[name])) for name in Spending().releases()}
+    kept: dict[str, Any] = dict(record)
     return PartyState(
-        last_round=int(str(record["last_round"])),
+        run=kept["run"],
+        last_round=kept["last_round"],
+        last_masked=kept["last_masked"],
         spending=Spending(**counts),
-        **{name: record[name] for name in ("run", "model_hash", "secagg")},  # type: ignore[arg-type]
+        open=dict(zip(kept["open"], kept["secagg"], strict=True)),
     )
 
 

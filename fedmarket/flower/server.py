@@ -24,9 +24,9 @@ from fedmarket.federation.bundling import bundle_of_log
 from fedmarket.federation.coordinator import CLOSE, Coordinator
 from fedmarket.federation.identity import load_identity
 from fedmarket.federation.logbook import Logbook
-from fedmarket.federation.messages import Acceptance, Told, Update
+from fedmarket.federation.messages import Acceptance, Refused, Replies, Requests, Told, Update
 from fedmarket.federation.rehearsal import LOG, open_logbook
-from fedmarket.federation.resume import between_rounds, readmit
+from fedmarket.federation.resume import begun_rounds, due_round, readmit
 from fedmarket.federation.roster import load_roster
 from fedmarket.federation.wire import decoded, encoded
 from fedmarket.flower.checkpoint import Nodes, StateFolder
@@ -119,22 +119,21 @@ def _drive(
     # A run that goes on needs no more nodes than its rounds do.
     least = nodes_expected if not known else min(nodes_expected, coordinator.terms.minimum_survivors)
     nodes = _nodes(grid, nodes_expected, least=least, wait=wait)
-    invitation = framed(encoded(coordinator.invitation()))
-    replies = _ask(grid, dict.fromkeys(nodes, invitation), "query.join", config.reply_timeout_seconds)
+    invitation = "query.join", framed(encoded(coordinator.invitation()))
+    replies = _ask(grid, dict.fromkeys(nodes, invitation), config.reply_timeout_seconds)
     parties = _admit(coordinator, nodes, replies, known=known or {})
     folder.keep(coordinator, parties)
     while not coordinator.finished:
-        if between_rounds(coordinator):
-            folder.keep(coordinator, parties, is_open=True)
+        before = begun_rounds(coordinator), due_round(coordinator)
         requests = coordinator.requests()
+        if begun_rounds(coordinator) != before[0]:
+            folder.keep(coordinator, parties)
         folder.tell(coordinator, str(coordinator.step))
-        computing = coordinator.step in RELEASING
-        asked = {node: framed(encoded(requests[party])) for node, party in parties.items() if party in requests}
-        timeout = config.training_timeout_seconds if computing else config.reply_timeout_seconds
-        replies = _ask(grid, asked, message_type(coordinator.step), timeout)
-        _receive(coordinator, {node: parties[node] for node in asked}, replies)
+        timeout = config.training_timeout_seconds if coordinator.step in RELEASING else config.reply_timeout_seconds
+        asked = {node: requests[party] for node, party in parties.items() if party in requests}
+        _receive(coordinator, parties, asked, _ask_steps(grid, asked, timeout))
         coordinator.close_step()
-        if between_rounds(coordinator):
+        if due_round(coordinator) != before[1]:
             folder.keep(coordinator, parties)
     for last in (False, True):
         folder.tell(coordinator, CLOSE)
@@ -145,8 +144,10 @@ def _drive(
 def _close(grid: Grid, coordinator: Coordinator, parties: dict[int, str], *, last: bool, timeout: float) -> None:
     """Ask for the ledgers' last entries, then for cosignatures of the log that has them."""
     closings = coordinator.closings(last=last)
-    asked = {node: framed(encoded(closings[party])) for node, party in parties.items() if party in closings}
-    replies = _ask(grid, asked, "query.close", timeout) if asked else {}
+    asked = {
+        node: ("query.close", framed(encoded(closings[party]))) for node, party in parties.items() if party in closings
+    }
+    replies = _ask(grid, asked, timeout) if asked else {}
     for node in asked:
         try:
             coordinator.receive_closing(parties[node], decoded(Told, _frame(replies, node)))
@@ -166,15 +167,22 @@ def _nodes(grid: Grid, expected: int, *, least: int, wait: float) -> list[int]:
     return nodes
 
 
-def _ask(grid: Grid, contents: dict[int, RecordDict], action: str, timeout: float) -> dict[int, Message]:
-    """Send each node its content and return the replies by node; one silent for ``timeout`` seconds has none.
+def _ask_steps(grid: Grid, asked: dict[int, Requests], timeout: float) -> dict[int, Message]:
+    contents = {
+        node: (message_type(requests.requests[0].step), framed(encoded(requests))) for node, requests in asked.items()
+    }
+    return _ask(grid, contents, timeout)
+
+
+def _ask(grid: Grid, contents: dict[int, tuple[str, RecordDict]], timeout: float) -> dict[int, Message]:
+    """Send each node its kind of message and content; return the replies by node, of a silent one none.
 
     A node that is not connected is not asked: it would cost the whole time.
     """
     there = set(grid.get_node_ids())
     messages = [
         Message(content, dst_node_id=node, message_type=action, ttl=timeout + TTL_SLACK_SECONDS)
-        for node, content in contents.items()
+        for node, (action, content) in contents.items()
         if node in there
     ]
     return {reply.metadata.src_node_id: reply for reply in exchanged(grid, messages, timeout=timeout)}
@@ -200,15 +208,31 @@ def _admit(coordinator: Coordinator, nodes: list[int], replies: dict[int, Messag
     return parties | {node: party for node, party in known.items() if node not in replies and party not in back}
 
 
-def _receive(coordinator: Coordinator, parties: dict[int, str], replies: dict[int, Message]) -> None:
-    for node, party in sorted(parties.items(), key=lambda item: item[1]):
-        try:
-            update = decoded(Update, _frame(replies, node))
-            if update.party != party:
-                raise BadMessage("an update in the name of another party")
-            coordinator.receive(update)
-        except BadMessage as error:
-            coordinator.reject(party, str(error))
+def _receive(
+    coordinator: Coordinator, parties: dict[int, str], asked: dict[int, Requests], replies: dict[int, Message]
+) -> None:
+    for node in sorted(asked, key=lambda node: parties[node]):
+        requests, party = asked[node].requests, parties[node]
+        for request, reply in zip(requests, _replies_of(replies, node, len(requests)), strict=True):
+            try:
+                if isinstance(reply, Refused):
+                    raise BadMessage(reply.line)
+                if reply.party != party:
+                    raise BadMessage("an update in the name of another party")
+                coordinator.receive(reply)
+            except BadMessage as error:
+                coordinator.reject(party, str(error), request=request)
+
+
+def _replies_of(replies: dict[int, Message], node: int, expected: int) -> tuple[Update | Refused, ...]:
+    """Return a node's reply to each of its requests; what is wrong with all of them is wrong with each."""
+    try:
+        found = decoded(Replies, _frame(replies, node)).replies
+        if len(found) != expected:
+            raise BadMessage(f"expected {expected} replies, got {len(found)}")
+    except BadMessage as error:
+        return (Refused(reason=str(error)),) * expected
+    return found
 
 
 def _frame(replies: dict[int, Message], node: int) -> bytes:

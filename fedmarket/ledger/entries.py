@@ -127,17 +127,17 @@ class Reserved(Section):
     round: Round
     phase: Phase
     count: Count
-    model_hash: Hash
     figures: Annotated[tuple[Figure, ...], Field(strict=False, min_length=1, max_length=3)]
     cap: PositiveReal
 
 
 class Committed(Section):
-    """What was reserved left; ``content_hash`` is that of the bytes."""
+    """What was reserved left: computed with the model of ``model_hash``; ``content_hash`` is that of the bytes."""
 
     kind: Literal["committed"] = "committed"
     run: RunId
     round: Round
+    model_hash: Hash
     content_hash: Hash
 
 

@@ -9,6 +9,7 @@ from fedmarket.ledger.bundle import ledger_name
 from fedmarket.ledger.canonical import real
 from fedmarket.ledger.entries import (
     CapChanged,
+    Committed,
     DataDestroyed,
     DataReplaced,
     Entry,
@@ -38,7 +39,7 @@ class Reading:
         name: as the manifest has it, as ``public_key``.
         joined: the entry's number and statement, by run.
         reserved: the entry's number, by run and round.
-        models: the hash of the model that a round started from, by run and round.
+        models: where it is written with which model a round's release was computed, and its hash; by run and round.
         keys: rotations: the envelope, and the key that it names.
         sampled: the sampled mechanisms that are accounted; readings of one bundle may share it.
         unaccounted: why there is no epsilon, by data set.
@@ -55,7 +56,7 @@ class Reading:
     changes: list[Change] = field(default_factory=list)
     joined: dict[str, tuple[int, Joined]] = field(default_factory=dict)
     reserved: dict[tuple[str, int], int] = field(default_factory=dict)
-    models: dict[tuple[str, int], str] = field(default_factory=dict)
+    models: dict[tuple[str, int], tuple[int, str]] = field(default_factory=dict)
     released: list[tuple[str, str]] = field(default_factory=list)
     withdrawn: set[str] = field(default_factory=set)
     keys: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -236,8 +237,9 @@ def _of_entry(reading: Reading, entry: Entry, content: bytes) -> Iterator[Findin
             yield from _of_sampled(reading, sequence, statement)
         case Reserved():
             reading.reserved[statement.run, statement.round] = sequence
-            reading.models[statement.run, statement.round] = statement.model_hash
             yield from _of_reserved(reading, entry, statement)
+        case Committed():
+            reading.models[statement.run, statement.round] = sequence, statement.model_hash
         case Released():
             reading.released.append((statement.run, statement.model_hash))
         case Withdrawn():

@@ -111,7 +111,7 @@ class Ledger:
         self._entries.append(entry)
         return envelope
 
-    def reserve(self, run: str, round_number: int, *, phase: Phase, count: int, model_hash: str) -> bytes:
+    def reserve(self, run: str, round_number: int, *, phase: Phase, count: int) -> bytes:
         """Reserve ``count`` releases of ``phase``; only when this returns, the envelope on disk, may they leave.
 
         Raises:
@@ -126,7 +126,6 @@ class Ledger:
             round=round_number,
             phase=phase,
             count=count,
-            model_hash=model_hash,
             figures=figures_of(found),
             cap=self._state.cap,
         )

@@ -155,14 +155,14 @@ def _of_models(readings: list[Reading]) -> Iterator[Finding]:
     """A round starts from one model: a server that shows another to one party may learn more of it."""
     shown: dict[tuple[str, int], Counter[str]] = {}
     for reading in readings:
-        for place, model in reading.models.items():
+        for place, (_, model) in reading.models.items():
             shown.setdefault(place, Counter())[model] += 1
     for reading in readings:
-        for (run, number), model in reading.models.items():
+        for (run, number), (sequence, model) in reading.models.items():
             (common, parties), *_ = shown[run, number].most_common(1)
             if model != common:
                 yield reading.finding(
-                    reading.reserved[run, number],
+                    sequence,
                     "integrity",
                     "model_hash",
                     run=run,

@@ -17,12 +17,12 @@ from threading import Lock
 from typing import Self
 
 from fedmarket.errors import FedmarketError, PlanError, ProtocolError, Refusal
-from fedmarket.federation.answering import CLOSE, JOIN, answered
+from fedmarket.federation.answering import Answer, Question, answered, question_in
 from fedmarket.federation.books import Books
 from fedmarket.federation.identity import load_identity
-from fedmarket.federation.messages import Closing, Invitation, Refused, Request
+from fedmarket.federation.messages import Invitation, Refused, Replies, Request, Requests
 from fedmarket.federation.party import Party, PartyState
-from fedmarket.federation.wire import decoded, encoded
+from fedmarket.federation.wire import encoded
 from fedmarket.ledger.code import installed_code
 from fedmarket.node.agreement import agreement_of, seat_of
 from fedmarket.node.policy import PolicySection, breaches, need_allowed_now
@@ -40,7 +40,6 @@ _SHORT = 12
 
 _log = logging.getLogger(__name__)
 
-_Asked = Invitation | Request | Closing
 OpenBooks = Callable[[], Books]
 
 
@@ -124,8 +123,9 @@ class Desk:
                 return None
             began, asked = time.monotonic(), None
             try:
-                asked = _message(action, frame)
-                told, outcome = self._answered(asked, action, frame), "answered"
+                asked = question_in(action, frame)
+                answer = self._answered(asked)
+                told, outcome = encoded(answer), _outcome(answer)
             except Exception as error:
                 reason = self._reason(error)
                 told, outcome = encoded(Refused(reason=reason)), f"refused: {Refused(reason=reason).line}"
@@ -138,25 +138,29 @@ class Desk:
         with self._one:
             self._forget()
 
-    def _answered(self, asked: _Asked, action: str, frame: bytes) -> bytes:
+    def _answered(self, asked: Question) -> Answer:
         books = self._books()
-        self._need_agreed(books, asked)
-        return answered(action, frame, party=self.party, state=self._state(books, asked), keep=self._keep)
+        if isinstance(asked, Invitation):
+            self._need_agreed(books, joining=True)
 
-    def _need_agreed(self, books: Books, asked: _Asked) -> None:
+        def need_allowed(request: Request) -> None:
+            if request.step == self.party.terms.steps[0]:
+                self._need_agreed(books, joining=False)
+
+        state = self._state(books, asked)
+        return answered(asked, party=self.party, state=state, keep=self._keep, need_allowed=need_allowed)
+
+    def _need_agreed(self, books: Books, *, joining: bool) -> None:
         """Refuse what the policy forbids before anything is written for it."""
-        joining = isinstance(asked, Invitation)
-        entering = isinstance(asked, Request) and asked.step == self.party.terms.steps[0]
-        if not (joining or entering):
-            return
         if self.breaches:
             raise Refusal(self.breaches[0])
         need_allowed_now(self.policy, books.ledger.entries, joining=joining, now=self.clock())
 
-    def _state(self, books: Books, asked: _Asked) -> PartyState:
-        state = self._states.get(asked.run)
+    def _state(self, books: Books, asked: Question) -> PartyState:
+        run = _run_of(asked)
+        state = self._states.get(run)
         if state is None:
-            state = self._found_again(books, asked.run)
+            state = self._found_again(books, run)
         # A coordinator that was restarted asks again; the round that was entered last stays the last.
         return replace(state, run=b"") if isinstance(asked, Invitation) else state
 
@@ -209,17 +213,23 @@ class Desk:
         return str(error) if isinstance(error, PlanError) else f"failed: {type(error).__name__}"
 
 
-def _message(action: str, frame: bytes) -> _Asked:
-    if action == JOIN:
-        return decoded(Invitation, frame)
-    return decoded(Closing, frame) if action == CLOSE else decoded(Request, frame)
+def _run_of(asked: Question) -> bytes:
+    return asked.requests[0].run if isinstance(asked, Requests) else asked.run
 
 
-def _about(asked: _Asked | None) -> str:
+def _outcome(answer: Answer) -> str:
+    replies = answer.replies if isinstance(answer, Replies) else ()
+    refused = [reply.line for reply in replies if isinstance(reply, Refused)]
+    return f"refused: {'; '.join(refused)}" if refused else "answered"
+
+
+def _about(asked: Question | None) -> str:
     if asked is None:
         return "-"
-    run = asked.run.hex()[:_SHORT] or "-"
-    return f"{run} round {asked.round_number}" if isinstance(asked, Request) else run
+    run = _run_of(asked).hex()[:_SHORT] or "-"
+    if not isinstance(asked, Requests):
+        return run
+    return f"{run} {', '.join(f'round {request.round_number} {request.step}' for request in asked.requests)}"
 
 
 def _named(action: str) -> str:

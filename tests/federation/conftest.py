@@ -117,15 +117,19 @@ class Circle:
 
     def __init__(self, member: Member, request: Request) -> None:
         seat, terms = member.party.seat, member.party.terms
-        self.context = terms.context_of(
-            request.round_number, run=member.state.run, model_hash=request.model_hash, roster=seat.roster
-        )
+        self.context = terms.context_of(request.round_number, run=member.state.run, roster=seat.roster)
         self.name = member.name
         self.server = SecureSum(self.context)
         self.states = {name: None for name in seat.roster.names if name != self.name}
 
     def packet(self, step: str) -> bytes:
         return self.server.outgoing(step)[self.name]
+
+    def bind(self, inputs: bytes) -> None:
+        """Tell server and puppets what the real party's words are computed from."""
+        self.server.bind(inputs)
+        self.context = self.server.context
+        self.states = {name: state.bound_to(inputs) for name, state in self.states.items()}
 
     def take(self, update: Update) -> None:
         """Take the real party's answer, let the puppets answer, and close the step."""
@@ -162,7 +166,7 @@ class View:
         """Return every byte string in the view by its place in the run."""
         seen = {(*at, "answer"): update.content for at, update in self.updates.items()}
         for at, request in self.requests.items():
-            seen[*at, "packet"], seen[*at, "model hash"] = request.packet, request.model_hash
+            seen[*at, "packet"] = request.packet
             if request.model:
                 seen[*at, "model"] = b"".join(getattr(request.model, part).tobytes() for part in PARTS)
         return seen
@@ -283,7 +287,6 @@ class World:
             "round_number": number,
             "phase": self.phase_of(terms, number),
             "step": step,
-            "model_hash": hash_or_zeros(model),
             "model": model if changed.get("step", step) in RELEASING else None,
             "packet": b"",
         }
@@ -301,8 +304,12 @@ class World:
             packet = circle.packet(step)
             request = replace(opening, step=step, packet=packet, model=model if step == "mask" else None)
             if step == until:
+                if step == "mask":
+                    circle.bind(request.inputs)
                 return circle, request, updates
             updates.append(member.answer(request))
+            if step == "mask":
+                circle.bind(request.inputs)
             circle.take(updates[-1])
         return circle, request, updates
 
@@ -345,14 +352,33 @@ class World:
         absent: Collection[str] = (),
         undelivered: Collection[str] = (),
     ) -> dict[str, Update]:
-        """Let everyone but ``absent`` answer the step that is due, and close it; some answers do not arrive."""
-        by_name = {member.name: member for member in members}
-        sent = {}
-        for name, request in coordinator.requests().items():
-            if name in by_name and name not in absent:
-                sent[name] = by_name[name].answer(request)
-                if name not in undelivered:
-                    coordinator.receive(sent[name])
+        """Let everyone but ``absent`` answer what is asked in an exchange, and close it; some answers do not arrive.
+
+        Returns the answers in the round that is worked on.
+        """
+        number = self.number(coordinator)
+        lost, undelivered = (lambda _, names=names: names for names in (absent, undelivered))
+        sent = self.exchange(coordinator, members, lost=lost, undelivered=undelivered)
+        return {name: update for (of, _, name), (_, update) in sent.items() if of == number}
+
+    def exchange(
+        self,
+        coordinator: Coordinator,
+        members: Iterable[Member],
+        *,
+        lost: Callable[[tuple[int, str]], Collection[str]] = lambda _: (),
+        undelivered: Callable[[tuple[int, str]], Collection[str]] = lambda _: (),
+    ) -> dict[tuple[int, str, str], tuple[Request, Update]]:
+        """Run one exchange; (round, step) says who does not answer, and whose answer does not arrive."""
+        by_name, sent = {member.name: member for member in members}, {}
+        for name, asked in coordinator.requests().items():
+            for request in asked.requests:
+                at = (request.round_number, request.step)
+                if name in by_name and name not in lost(at):
+                    update = by_name[name].answer(request)
+                    sent[*at, name] = request, update
+                    if name not in undelivered(at):
+                        coordinator.receive(update)
         coordinator.close_step()
         return sent
 
@@ -365,22 +391,42 @@ class World:
         undelivered: Lost | None = None,
     ) -> None:
         """Run the steps of one round, or those that are left of it."""
-        number = None
-        while number is None or not self.between_rounds(coordinator):
-            number = next(iter(coordinator.requests().values())).round_number
-            at = (number, coordinator.step)
-            self.step(
-                coordinator, members, absent=(lost or {}).get(at, ()), undelivered=(undelivered or {}).get(at, ())
-            )
+        number = self.number(coordinator)
+        gone, unheard = (lambda at, known=known: (known or {}).get(at, ()) for known in (lost, undelivered))
+        while self.number(coordinator) == number:
+            self.exchange(coordinator, members, lost=gone, undelivered=unheard)
 
     def until(self, coordinator: Coordinator, members: Iterable[Member], last: str, *, absent: Collection[str] = ()):
-        """Run the steps of a round before ``last``; return the requests of that step."""
-        while coordinator.requests() and coordinator.step != last:
+        """Run the exchanges before the step ``last``; return its requests."""
+        while not (asked := self.asked(coordinator, last)):
             self.step(coordinator, members, absent=absent)
-        return coordinator.requests()
+        return asked
 
-    def between_rounds(self, coordinator: Coordinator) -> bool:
-        return coordinator.step == coordinator.terms.steps[0]
+    def asked(self, coordinator: Coordinator, step: str = "") -> dict[str, Request]:
+        """Return who is asked for ``step``, or for the one that is due in the round that is worked on."""
+        asked = [(name, request) for name, all_ in coordinator.requests().items() for request in all_.requests]
+        return {name: request for name, request in asked if request.step == (step or coordinator.step)}
+
+    def answers(self, coordinator: Coordinator, members: Iterable[Member], step: str) -> dict[str, Update]:
+        """Return everyone's answers to ``step``; what else is asked in this exchange is answered and delivered."""
+        by_name, held = {member.name: member for member in members}, {}
+        for name, asked in coordinator.requests().items():
+            for request in asked.requests if name in by_name else ():
+                update = by_name[name].answer(request)
+                if request.step == step:
+                    held[name] = update
+                else:
+                    coordinator.receive(update)
+        return held
+
+    def finish(self, coordinator: Coordinator, members: Iterable[Member], number: int) -> None:
+        """Run what is left of round ``number``."""
+        while self.number(coordinator) == number:
+            self.step(coordinator, members)
+
+    def number(self, coordinator: Coordinator) -> int:
+        """Return the number of the round that is worked on or due."""
+        return coordinator._rounds.number
 
     def drive(self, coordinator: Coordinator, members: Iterable[Member], *, lost: Lost | None = None) -> ModelState:
         """Run honest ``members`` to the end."""
@@ -405,18 +451,11 @@ class World:
                 patch.setattr(
                     protocol, "add_masks", lambda words, masks: honest(words, broken(now["name"], list(masks)))
                 )
-            last = coordinator._round + rounds
-            while coordinator._round < last:
-                asked, at = coordinator.requests(), (coordinator._round, coordinator.step)
-                view.requests |= {(*at, name): request for name, request in asked.items()}
-                view.updates |= {(*at, name): update for name, update in self.step(coordinator, members).items()}
+            last = self.number(coordinator) + rounds
+            while self.number(coordinator) < last:
+                for at, (request, update) in self.exchange(coordinator, members).items():
+                    view.requests[at], view.updates[at] = request, update
         return view
-
-
-def hash_or_zeros(model: ModelState) -> bytes:
-    """Return the model's hash, zeros for vectors that no model has."""
-    parts = [getattr(model, part) for part in PARTS]
-    return model.hash if all(part.dtype.kind == "f" and part.ndim == 1 for part in parts) else bytes(32)
 
 
 TRAINING = "rounds = 3\nlocal_steps = 1\nlocal_learning_rate = 1.0\nlearning_rate = 1.0"

@@ -154,9 +154,10 @@ def test_a_release_is_reserved_on_disk_when_it_is_computed_and_committed_on_disk
 
 def a_round(coordinator, members) -> tuple[list[str], dict[str, bytes]]:
     """Run a round in which parties may fail; return what they say, and what left."""
-    number, said, left = coordinator._round, [], {}
-    while coordinator._round == number:
-        for name, request in coordinator.requests().items():
+    number, said, left = coordinator._rounds.number, [], {}
+    while coordinator._rounds.number == number:
+        asked = [(name, request) for name, all_ in coordinator.requests().items() for request in all_.requests]
+        for name, request in asked:
             try:
                 update = next(m for m in members if m.name == name).answer(request)
                 coordinator.receive(update)
@@ -179,15 +180,15 @@ def test_wherever_the_disk_is_full_nothing_leaves_that_is_not_paid_for_and_a_res
         disk.failing(members[0], at)
         computed.clear()
         said, left = a_round(coordinator, members)
-        if not said:
-            assert "p0" in left
+        if "p0" in left:  # whatever failed after that, in the round that begins
             break
         found.append(len(computed))
         assert "No space left on device" in said[0]
         assert "p0" not in left
         books = members[0].party.books = room.books("p0", coordinator.terms)
-        said, left = a_round(coordinator, members)
-        assert said == []
+        for _ in range(1 + masked):  # keys of the next masked round were agreed without it
+            said, left = a_round(coordinator, members)
+            assert said == []
         assert committed(books)[-1] == sha256_of(left["p0"])
         # Whose write came through and whose fsync did not, may be there: it says too much rather than too little.
         assert len(committed(books)) == 1 + (at == 6)
@@ -212,7 +213,7 @@ def test_with_a_ledger_that_is_closed_nothing_leaves(rooms, computed, masked: bo
 def test_what_is_computed_and_fails_is_spent(rooms, monkeypatch):
     room = rooms()
     coordinator, members = room.market()
-    request, books = coordinator.requests()["p0"], members[0].party.books
+    request, books = coordinator.requests()["p0"].requests[0], members[0].party.books
     with monkeypatch.context() as patch:
         patch.setattr(Releases, "of", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -294,7 +295,7 @@ def test_two_runs_at_once_on_one_data_set_stay_within_the_cap_together(rooms, se
     for _ in range(terms.rounds):
         for number, coordinator in enumerate(runs):
             for member in parties[number]:
-                request = coordinator.requests()[member.name]
+                request = coordinator.requests()[member.name].requests[0]
                 try:
                     update = asked(number, member, "answer", request)
                 except Refusal as error:
@@ -318,7 +319,7 @@ def test_a_round_of_one_run_stays_open_while_another_run_is_entered(rooms):
     for run in (bytes(16), bytes([1] * 16)):
         books.join(run, terms, roster_hash="")
     for run in (bytes(16), bytes([1] * 16)):
-        books.enter(run, 0, terms=terms, model_hash=bytes(32))
+        books.enter(run, 0, terms=terms)
     books.need_reserved(bytes(16), 0)
     assert outcomes(books) == {"open": 2}
 
@@ -367,7 +368,7 @@ def test_other_rows_or_another_split_are_refused_with_the_command_to_type(rooms,
     books = room.books("p0", coordinator.terms, rows=rows)
     assert books.ledger.state.spent().epsilon >= spent > 0
     with pytest.raises(BadMessage, match="no longer in use"):
-        books.enter(coordinator.run, 1, terms=coordinator.terms, model_hash=bytes(32))
+        books.enter(coordinator.run, 1, terms=coordinator.terms)
 
 
 @pytest.mark.parametrize("changed", [{"unit": "column:id"}, {"adjacency": "replace-one"}, {"delta": 2e-5}])
@@ -386,7 +387,7 @@ def test_a_data_set_that_is_destroyed_releases_nothing_and_opens_no_more(rooms):
     books = members[0].party.books
     books.ledger.append(DataDestroyed(data_set=books.ledger.state.data_set, reason="as agreed"))
     with pytest.raises(BadMessage, match=r"destroyed|no longer in use"):
-        members[0].answer(coordinator.requests()["p0"])
+        members[0].answer(coordinator.requests()["p0"].requests[0])
     with pytest.raises(UsageError, match="destroyed"):
         room.books("p0", coordinator.terms)
 
@@ -438,8 +439,8 @@ def test_a_reservation_that_another_run_interrupts_is_lost_to_the_cap_and_comput
     if masked:
         request = releasing(room.world, coordinator, members)["p0"]
     else:
-        request = coordinator.requests()["p0"]
-        books.enter(coordinator.run, 0, terms=coordinator.terms, model_hash=request.model_hash)
+        request = coordinator.requests()["p0"].requests[0]
+        books.enter(coordinator.run, 0, terms=coordinator.terms)
     books.join(b"another run's no", coordinator.terms, roster_hash="")
     assert outcomes(books) == {"lost": 1}
     assert books.ledger.state.spent().epsilon > 0
@@ -468,7 +469,7 @@ def test_a_lost_answer_makes_no_party_believe_that_the_log_is_inconsistent(rooms
     coordinator, members = room.market()
     step = "mask" if masked else "sum"
     while not coordinator.finished:
-        if coordinator._round == lost_round:
+        if coordinator._rounds.number == lost_round:
             room.world.round(coordinator, members, undelivered={(lost_round, step): ["p0"]})
         else:
             room.world.round(coordinator, members)
@@ -503,16 +504,6 @@ def test_a_party_that_was_silent_for_forty_sizes_of_the_log_is_shown_a_proof_tha
 # What a hostile server asks for.
 
 
-@pytest.mark.parametrize("model_hash", [b"", bytes(31), bytes(33)])
-def test_a_round_of_no_model_reserves_nothing(rooms, model_hash: bytes):
-    room = rooms()
-    coordinator, members = room.market()
-    before = kinds(members[0].party.books)
-    with pytest.raises(BadMessage, match="model_hash: expected 32 bytes"):
-        members[0].answer(replace(coordinator.requests()["p0"], model_hash=model_hash))
-    assert kinds(members[0].party.books) == before
-
-
 def test_a_closing_in_the_middle_of_a_round_releases_nothing_and_ends_the_round_for_the_party(rooms, computed):
     room = rooms(masked=True)
     coordinator, members = room.market()
@@ -540,7 +531,7 @@ def test_a_cosignature_of_a_failed_answer_is_not_told_with_another(rooms, monkey
     request = releasing(room.world, coordinator, members)["p0"]
     with pytest.raises(ValueError, match="so it is"):
         members[0].answer(request)
-    while coordinator._round == 0:
+    while coordinator._rounds.number == 0:
         room.world.step(coordinator, members, absent=["p0"])
     assert a_round(coordinator, members)[0] == []
     assert members[0].party.books.told().cosignature == b""

@@ -52,7 +52,7 @@ def reserved(room, books, coordinator, number: int = 0, **changed: object) -> Re
     figure = {"accountant": "exact", "version": "1", "epsilon": "0.1"}
     fields = {
         "kind": "reserved", "run": coordinator.run.hex(), "round": number, "phase": "centre", "count": 1,
-        "model_hash": "0" * 64, "figures": [figure], "cap": "2.0",
+        "figures": [figure], "cap": "2.0",
     }  # fmt: skip
     return Reserved.model_validate(fields | changed)
 
@@ -94,7 +94,7 @@ HOSTILE: dict[str, tuple[Callable, str]] = {
             forged(
                 books,
                 room.world.identity_of("p0"),
-                Committed(run=coordinator.run.hex(), round=0, content_hash="0" * 64),
+                Committed(run=coordinator.run.hex(), round=0, model_hash="0" * 64, content_hash="0" * 64),
             )
         ),
         "ledger: round 0: nothing was reserved",
@@ -128,7 +128,7 @@ def test_an_answer_with_bad_entries_is_not_used_and_the_log_is_without_them(room
     make, said = HOSTILE[name]
     room = rooms()
     coordinator, members = room.market()
-    request, logbook = coordinator.requests()["p0"], coordinator.logbook
+    request, logbook = coordinator.requests()["p0"].requests[0], coordinator.logbook
     before, books = logbook.log.envelopes, members[0].party.books
     bad = make(room, books, coordinator)
     good = members[0].answer(request)
@@ -140,14 +140,14 @@ def test_an_answer_with_bad_entries_is_not_used_and_the_log_is_without_them(room
         coordinator.receive(good)  # of which nothing was taken for a second one
         assert logbook.log.envelopes[len(before) :] == books.ledger.envelopes[2:]
     for member in members[1:]:
-        coordinator.receive(member.answer(coordinator.requests()[member.name]))
+        coordinator.receive(member.answer(coordinator.requests()[member.name].requests[0]))
 
 
 def test_good_entries_before_a_bad_one_are_kept_and_the_party_goes_on(rooms):
     room = rooms()
     coordinator, members = room.market()
     books, logbook = members[0].party.books, coordinator.logbook
-    good = members[0].answer(coordinator.requests()["p0"])
+    good = members[0].answer(coordinator.requests()["p0"].requests[0])
     bad = replace(good.told, envelopes=(*good.told.envelopes, b"{}"))
     with pytest.raises(BadMessage, match=r"^ledger: "):
         coordinator.receive(replace(good, told=bad))
@@ -159,7 +159,7 @@ def test_good_entries_before_a_bad_one_are_kept_and_the_party_goes_on(rooms):
 def test_a_reservation_that_was_taken_back_is_none(rooms):
     room = rooms()
     coordinator, members = room.market()
-    request, books = coordinator.requests()["p0"], members[0].party.books
+    request, books = coordinator.requests()["p0"].requests[0], members[0].party.books
     honest = members[0].answer(request)
     told_open = replace(honest.told, envelopes=honest.told.envelopes[:1])  # reserved, not committed
     coordinator.logbook.take("p0", told_open)
@@ -180,7 +180,7 @@ def test_duplicates_change_nothing(rooms):
     room = rooms()
     coordinator, members = room.market()
     logbook = coordinator.logbook
-    update = members[0].answer(coordinator.requests()["p0"])
+    update = members[0].answer(coordinator.requests()["p0"].requests[0])
     coordinator.receive(update)
     size, note = logbook.log.size, logbook._note
     with pytest.raises(BadMessage, match="second"):
@@ -251,7 +251,7 @@ def test_a_checkpoint_is_kept_only_with_a_quorum_of_cosignatures(rooms, masked: 
 def test_a_bad_cosignature_makes_the_answer_unused_and_is_not_in_the_checkpoint(rooms, who: str):
     room = rooms()
     coordinator, members = room.market()
-    requests = coordinator.requests()
+    requests = room.world.asked(coordinator)
     updates = {member.name: member.answer(requests[member.name]) for member in members}
     cosignature = {
         "another's": updates["p1"].told.cosignature,
@@ -266,7 +266,7 @@ def test_a_bad_cosignature_makes_the_answer_unused_and_is_not_in_the_checkpoint(
     coordinator.close_step()
     note = read_note(cosigned_notes(coordinator.logbook.folder)[0])
     assert len(note.signatures) == 4
-    assert coordinator._round == 1
+    assert coordinator._rounds.number == 1
 
 
 def test_each_checkpoint_covers_more_than_the_one_before_also_after_a_restart(rooms):
@@ -349,7 +349,7 @@ def test_a_log_that_is_not_the_one_its_last_checkpoint_covers_is_not_opened(room
 def test_a_log_on_a_full_disk_stops_the_run_and_shows_nothing_that_is_not_on_disk(rooms, monkeypatch):
     room = rooms()
     coordinator, members = room.market()
-    update = members[0].answer(coordinator.requests()["p0"])
+    update = members[0].answer(coordinator.requests()["p0"].requests[0])
     size = coordinator.logbook.log.size
 
     def full(handle, content):
@@ -361,7 +361,7 @@ def test_a_log_on_a_full_disk_stops_the_run_and_shows_nothing_that_is_not_on_dis
             coordinator.receive(update)
     assert coordinator.logbook.log.size == size
     with pytest.raises(UsageError, match="open it again"):
-        coordinator.receive(members[1].answer(coordinator.requests()["p1"]))
+        coordinator.receive(members[1].answer(coordinator.requests()["p1"].requests[0]))
     assert room.logbook().log.size == size
 
 

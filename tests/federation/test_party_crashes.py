@@ -146,7 +146,10 @@ class Shop:
         circle = world.circle(world.fresh(self.party, self.state), opening)
         for step in ("advertise", "share", "mask"):
             computing = {"model": world.model(self.terms), "shown": self.shown()} if step == "mask" else {}
-            update = self.ask("answer", replace(opening, step=step, packet=circle.packet(step), **computing))
+            request = replace(opening, step=step, packet=circle.packet(step), **computing)
+            update = self.ask("answer", request)
+            if step == "mask":
+                circle.bind(request.inputs)
             circle.take(update)
 
     def killed(self, killer: Killer | None, play: Callable[["Shop"], None], *, after_seconds: float | None = None):
@@ -222,7 +225,7 @@ def interrupted(shop: Shop) -> None:
     """Leave an open reservation and half a line behind."""
     shop.run(FIRST, 1, end=False)
     member = shop.opened()
-    member.party.books.enter(FIRST, 1, terms=shop.terms, model_hash=bytes(32))
+    member.party.books.enter(FIRST, 1, terms=shop.terms)
     path = member.party.books.ledger._lines.path
     member.party.books.close()
     with path.open("ab") as file:

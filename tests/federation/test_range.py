@@ -119,7 +119,7 @@ def test_beyond_the_limit_nothing_leaves_and_the_others_go_on(world, bits, secag
         with pytest.raises(BadMessage, match=r"^update out of the public range$"):
             members[0].answer(requests["p0"])
         world.round(coordinator, members[1:])
-    assert members[0].state.secagg == b""
+    assert members[0].state.open == {}
     assert members[0].state.spending == Spending(centre=1)
     rows = sum(rows for name, rows in coordinator.parties.items() if name != "p0")
     np.testing.assert_allclose(coordinator.model.centre * rows, np.full(4, 3.0), atol=3 * grid.resolution)

@@ -46,7 +46,6 @@ class Adversary:
             round_number=number,
             phase=self.world.phase_of(self.terms, number),
             step=step,
-            model_hash=(model or self.models[0]).hash,
             model=model,
             packet=content,
         )
@@ -55,20 +54,21 @@ class Adversary:
         due = self.circle.server._step if self.circle else len(SECURE)
         if due == len(SECURE):
             return self.request(self.member.state.last_round + 1, "advertise", "right", 0)
-        which = [model.hash for model in self.models[:2]].index(self.opened.model_hash)
-        return self.request(self.opened.round_number, SECURE[due], "right", which)
+        return self.request(self.opened.round_number, SECURE[due], "right", 0)
 
     def ask(self, request: Request) -> None:
         try:
             update = self.member.answer(request)
         except (BadMessage, Refusal):
-            if request.step != "advertise" and not self.member.state.secagg:
+            if request.step != "advertise" and not self.member.state.open:
                 self.circle = None  # the round is over
             return
         self.sent.append(update)
         if request.step == "advertise":
             self.circle, self.opened = self.world.circle(self.member, request), request
         try:
+            if request.step == "mask":
+                self.circle.bind(request.inputs)
             self.circle.take(update)
         except (ValueError, BadMessage, Refusal, RoundVoid):
             self.circle = None

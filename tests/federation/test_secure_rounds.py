@@ -115,11 +115,13 @@ def test_whoever_is_lost_wherever_the_run_is_one_in_the_open_without_those_befor
     parties, rounds = case
     coordinator, members = world.market(parties, max_void_rounds=99)
     ideal, others = in_the_open(world, parties)
+    silent, undelivered = {}, {}
     for number, lost in enumerate(rounds):
-        silent, undelivered = {}, {}
         for place, (step, answered) in lost.items():
             (undelivered if answered else silent).setdefault((number, step), set()).add(f"p{place}")
-        world.round(coordinator, members, lost=silent, undelivered=undelivered)
+    for number, lost in enumerate(rounds):
+        if world.number(coordinator) == number:  # else it was void before its turn
+            world.round(coordinator, members, lost=silent, undelivered=undelivered)
         void = parties - len(lost) < world.threshold_for(parties)
         gone = range(parties) if void else [p for p, (step, _) in lost.items() if step in BEFORE_THE_SUM]
         world.round(ideal, others, lost={(number, "sum"): names(gone)})
@@ -144,42 +146,47 @@ OLDER = [(step, back) for at, step in enumerate(SECURE[1:]) for back in ("nothin
 def test_a_party_that_comes_back_with_an_older_memory_is_out_until_the_next_round(world, step: str, back: str):
     coordinator, members = world.market(4)
     first, older = members[0], {"the round before": members[0].state, "nothing": PartyState()}
-    while coordinator.requests() and coordinator.step != step:
+    while coordinator.step != step:
         this = coordinator.step
         world.step(coordinator, members)
         older[this] = first.state
     first.state = older[back]
-    requests = coordinator.requests()
-    refused(first, requests["p0"])
-    assert first.state.secagg == b""
-    refused(first, requests["p0"])
-    world.round(coordinator, members[1:])
+    request = world.asked(coordinator)["p0"]
+    refused(first, request)
+    assert first.state.open == {}
+    refused(first, request)
+    if back == "nothing":
+        assert "this party has not joined a run" in refused(first, request)
+        first.join(coordinator.invitation())  # and the coordinator knows it already
+    lost_rounds = (0, 1) if step == "unmask" else (0,)  # it has forgotten that it entered the next one, too
+    lost = {(number, lost): {"p0"} for number in lost_rounds for lost in SECURE}
+    world.round(coordinator, members, lost=lost)
     assert coordinator.void_rounds == []
     after, later = models_in_the_open(world, 4, frozenset({"p0"} if step in BEFORE_THE_SUM else ()))
     assert world.same(coordinator.model, after)
-    if back == "nothing":
-        assert "this party has not joined a run" in refused(first, coordinator.requests()["p0"])
-        first.join(coordinator.invitation())  # and the coordinator knows it already
+    world.round(coordinator, members, lost=lost)
+    assert world.same(coordinator.model, later) == (step != "unmask")
     world.round(coordinator, members)
-    assert world.same(coordinator.model, later)
+    assert first.state.last_masked == 2
 
 
 @pytest.mark.parametrize("step", SECURE[1:])
 def test_a_memory_of_another_round_answers_nothing_in_this_one(world, step: str):
     coordinator, members = world.market(4)
     first, older = members[0], []
-    while coordinator.requests() and coordinator.step != "unmask":
+    while coordinator.step != "consent":
         world.step(coordinator, members)
-        older.append(first.state)
-    world.step(coordinator, members)
+        older.append((first.state, first.state.open[0]))
+    world.finish(coordinator, members, 0)
     request = world.until(coordinator, members, step)["p0"]
-    for state in older:
+    number = request.round_number
+    for state, memory in older:
         copy = world.fresh(first.party, state)
-        assert "round 1: this party is not in it; last entered 0" in refused(copy, request)
+        assert f"round {number}: this party is not in it; last entered 0" in refused(copy, request)
         # Not even with the number in it forged: the keys, masks and signatures of a round are bound to it.
-        copy = world.fresh(first.party, replace(state, last_round=1, model_hash=request.model_hash))
+        copy = world.fresh(first.party, replace(state, last_round=number, open={number: memory}))
         assert "of another round or identity" in refused(copy, request)
-        assert copy.state.secagg == b""
+        assert copy.state.open == {}
 
 
 def test_a_party_that_forgot_a_round_cannot_be_led_through_it_a_second_time(world):
@@ -197,7 +204,7 @@ def test_a_party_that_forgot_a_round_cannot_be_led_through_it_a_second_time(worl
     for packet in (texts, b"", texts[:-68]):
         copy = world.fresh(again.party, again.state)
         refused(copy, replace(request, packet=packet))
-        assert copy.state.secagg == b""
+        assert copy.state.open == {}
     assert first.content
 
 
@@ -206,11 +213,11 @@ def test_what_an_answer_uses_up_is_forgotten_before_the_answer_is_computed(world
     """A crash at any moment leaves either the memory from before a step and no answer, or none that can repeat it."""
     member = world.member("a")
     _, request, _ = world.follow(member, 1, until=step)
-    used, seen = member.state.secagg, []
+    used, seen = member.state.open.get(1, b""), []
 
     def spied(method):
         def call(*args, **kwargs):
-            seen.append(member.state.secagg)
+            seen.append(member.state.open)
             return method(*args, **kwargs)
 
         return call
@@ -219,11 +226,11 @@ def test_what_an_answer_uses_up_is_forgotten_before_the_answer_is_computed(world
         monkeypatch.setattr(Seat, name, spied(getattr(Seat, name)))
     member.kept.clear()
     member.answer(request)
-    assert seen == [b""]
+    assert seen == [{}]
     assert len(member.kept) == (3 if step == "mask" else 2)
-    assert all(state.secagg == b"" for state in member.kept[:-1])
-    assert all(not used or used not in state.secagg for state in member.kept)
-    assert (member.state.secagg == b"") == (step == "unmask")
+    assert all(state.open == {} for state in member.kept[:-1])
+    assert all(not used or used not in state.open.values() for state in member.kept)
+    assert (member.state.open == {}) == (step == "unmask")
 
 
 @pytest.mark.parametrize("step", SECURE)
@@ -238,7 +245,7 @@ def test_a_crash_while_an_answer_is_computed_ends_the_round_for_the_party(world,
     with pytest.raises(MemoryError):
         member.answer(request)
     monkeypatch.undo()
-    assert (member.state.last_round, member.state.secagg) == (1, b"")
+    assert (member.state.last_round, member.state.open) == (1, {})
     refused(member, request)
     world.released(member, 2)
 
@@ -255,7 +262,7 @@ def test_the_same_request_twice_gets_one_answer(world, step: str):
         assert member.state == before  # the round goes on
     else:
         assert "is due" in said or "not in it" in said
-        assert member.state.secagg == b""  # the round is over: somebody plays games
+        assert member.state.open == {}  # the round is over: somebody plays games
     world.released(member, 2)
 
 
@@ -266,7 +273,7 @@ def test_after_a_failed_step_the_round_is_over_and_no_secret_is_kept(world, step
     _, request, _ = world.follow(member, 1, until=step)
     right = request.packet
     refused(member, replace(request, packet=packet))
-    assert member.state.secagg == b""
+    assert member.state.open == {}
     assert "this party is not in it" in refused(member, replace(request, packet=right))
     world.released(member, 2)
 
@@ -277,8 +284,8 @@ def test_after_a_failed_step_the_round_is_over_and_no_secret_is_kept(world, step
 def test_a_round_is_charged_in_the_step_mask_and_nowhere_else(world):
     coordinator, members = world.market(4)
     for number, cost in ((0, Spending(centre=1)), (1, Spending(centre=1, update=2))):
-        for step in SECURE:
-            before = members[0].state.spending
+        while world.number(coordinator) == number:
+            step, before = coordinator.step, members[0].state.spending
             world.step(coordinator, members)
             paid = members[0].state.spending
             assert (paid != before) == (step == "mask"), step
@@ -291,7 +298,7 @@ def test_the_charge_is_kept_before_a_row_is_looked_at(world, monkeypatch: pytest
 
     def crash(*args):
         assert member.state.spending == Spending(update=2)
-        assert member.state.secagg == b""
+        assert member.state.open == {}
         raise MemoryError
 
     monkeypatch.setattr(Releases, "of", crash)
@@ -347,12 +354,12 @@ def test_a_mask_request_whose_shares_are_missing_or_do_not_open_costs_nothing(wo
     member = world.member("a")
     _, request, _ = world.follow(member, 1, until="mask")
     refused(member, replace(request, packet=packet))
-    assert (member.state.spending, member.state.secagg) == (Spending(), b"")
+    assert (member.state.spending, member.state.open) == (Spending(), {})
     other = world.member("a")
     _, request, _ = world.follow(other, 1, until="mask")
     flipped = request.packet[:-1] + bytes([request.packet[-1] ^ 1])
     assert "do not open" in refused(other, replace(request, packet=flipped))
-    assert (other.state.spending, other.state.secagg) == (Spending(), b"")
+    assert (other.state.spending, other.state.open) == (Spending(), {})
 
 
 def test_a_second_round_of_the_same_number_gives_nothing_and_costs_nothing(world):
@@ -364,9 +371,69 @@ def test_a_second_round_of_the_same_number_gives_nothing_and_costs_nothing(world
         assert member.state == before
 
 
-def test_a_newer_round_ends_the_open_one_and_forgets_its_secrets(world):
+# Two rounds at once.
+
+
+@pytest.mark.parametrize("until", ["share", "mask"])
+def test_a_newer_round_ends_one_of_which_nothing_left_and_forgets_its_secrets(world, until: str):
+    member = world.member("a")
+    _, request, _ = world.follow(member, 1, until=until)
+    member.answer(world.request(member.party.terms, 2, model=None))
+    assert set(member.state.open) == {2}
+    assert "round 1: this party is not in it; last entered 2" in refused(member, request)
+
+
+@pytest.mark.parametrize("until", ["consent", "unmask"])
+def test_a_round_whose_words_left_ends_while_the_next_one_begins(world, until: str):
+    member = world.member("a")
+    circle, request, _ = world.follow(member, 1, until=until)
+    begun = world.circle(member, opening := world.request(member.party.terms, 2, model=None))
+    begun.take(member.answer(opening))
+    assert set(member.state.open) == {1, 2}
+    member.answer(request)
+    begun.take(member.answer(replace(opening, step="share", packet=begun.packet("share"))))
+    assert set(member.state.open) == ({1, 2} if until == "consent" else {2})
+    assert circle.server._step == SECURE.index(until)
+
+
+def test_masked_words_of_a_newer_round_end_the_older_one_and_forget_its_shares(world):
     member = world.member("a")
     _, request, _ = world.follow(member, 1, until="unmask")
-    member.answer(world.request(member.party.terms, 2))
+    world.follow(member, 2, until="consent")
+    assert set(member.state.open) == {2}
     assert "round 1: this party is not in it; last entered 2" in refused(member, request)
-    assert all(key not in member.state.secagg for key in (request.packet[:64], request.packet[-64:]))
+
+
+def test_of_three_rounds_the_oldest_is_over(world):
+    member = world.member("a")
+    _, oldest, _ = world.follow(member, 1, until="consent")
+    member.answer(world.request(member.party.terms, 2, model=None))
+    member.answer(world.request(member.party.terms, 3, model=None))
+    assert set(member.state.open) == {1, 3}
+    world.follow(member, 4, until="consent")
+    assert set(member.state.open) == {4}
+    refused(member, oldest)
+
+
+def test_a_failed_step_of_one_round_leaves_the_other_as_it_was(world):
+    member = world.member("a")
+    circle, request, _ = world.follow(member, 1, until="consent")
+    begun = world.circle(member, opening := world.request(member.party.terms, 2, model=None))
+    begun.take(member.answer(opening))
+    refused(member, replace(opening, step="share", packet=b"garbage"))
+    assert set(member.state.open) == {1}
+    circle.take(member.answer(request))
+    circle.take(member.answer(replace(request, step="unmask", packet=circle.packet("unmask"))))
+    assert member.state.open == {}
+
+
+def test_a_round_after_the_first_costs_three_exchanges_and_one_without_sum_no_more_than_it_had_come_to(world):
+    coordinator, members = world.market(4, max_void_rounds=99)
+    exchanges, lost = {}, {(2, "mask"): {"p0", "p1"}, (4, "advertise"): {"p2", "p3"}}
+    while not coordinator.finished:
+        number = world.number(coordinator)
+        exchanges[number] = exchanges.get(number, 0) + 1
+        world.exchange(coordinator, members, lost=lambda at: lost.get(at, ()))
+    # Round 2 is void after one; keys of round 3 are then agreed alone. Round 4 is void before its turn: 5 begins late.
+    assert exchanges == {0: 5, 1: 3, 2: 1, 3: 5, 5: 4, 6: 3, 7: 3}
+    assert [void.round_number for void in coordinator.void_rounds] == [2, 4]

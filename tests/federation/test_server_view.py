@@ -205,9 +205,8 @@ def late_party(world, *, broken=None) -> tuple[np.ndarray, np.ndarray]:
             patch.setattr(protocol, "add_masks", lambda w, masks: honest(w, broken("", list(masks))))
         world.until(coordinator, members, "mask")
         kept = world.step(coordinator, members, undelivered={"p3"})["p3"]
-    while not world.between_rounds(coordinator):
-        secure = coordinator._sum
-        world.step(coordinator, members)
+    secure = coordinator._rounds.first.sum
+    world.finish(coordinator, members, 1)
     (secret,) = secure._recovery.keys.values()
     left = bytes_to_words(kept.content[HEADER.size : -64], modulus_bits=32).copy()
     known = [(pair_mask_key(secure.context, secure._agreement, secret, own=3, peer=peer), 1) for peer in range(3)]
@@ -246,11 +245,11 @@ def against_a_coalition(world, by: np.ndarray, *, broken=None):
     coordinator, members = wide_market(world)
     world.seen_rounds(coordinator, members, rounds=1)
     world.until(coordinator, members, "mask")
-    secure = coordinator._sum
+    secure = coordinator._rounds.first.sum
     secrets = {
         place: bytes(
             Secagg.from_bytes(
-                members[place].state.secagg, context=secure.context, identity=members[place].party.seat.identity
+                members[place].state.open[1], context=secure.context, identity=members[place].party.seat.identity
             ).secrets.mask
         )
         for place in (2, 3)

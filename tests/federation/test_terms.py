@@ -91,10 +91,11 @@ def test_a_roster_fits_terms_of_its_survivors_that_leave_room_for_its_members(wo
 def test_the_context_of_a_round_says_all_that_its_masks_depend_on(world):
     terms, roster = world.terms(), world.roster_of(world.four)
     for number, phase, length in ((0, "centre", 4), (1, "update", 5), (6, "calibrate", 5), (7, "evaluate", 22)):
-        context = terms.context_of(number, run=world.run, model_hash=bytes(32), roster=roster)
+        context = terms.context_of(number, run=world.run, roster=roster)
         assert (context.round_number, context.phase, context.length) == (number, phase, length)
         assert context.modulus_bits == terms.modulus_bits
         assert context.terms_hash.hex() == terms.hash
+        assert context.inputs == b""
 
 
 def test_arms_differ_in_their_terms(world):

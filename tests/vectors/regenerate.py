@@ -49,8 +49,8 @@ def round_document(*, modulus_bits: int, gone_before_mask: str | None, gone_befo
         length=5,
         modulus_bits=modulus_bits,
         terms_hash=hashlib.sha256(b"terms").digest(),
-        model_hash=hashlib.sha256(b"model").digest(),
         roster=roster,
+        inputs=hashlib.sha256(b"inputs").digest(),
     )
     generators = {name: drawn(f"{name} {modulus_bits}") for name in NAMES}
     inputs = {
@@ -88,10 +88,11 @@ def round_document(*, modulus_bits: int, gone_before_mask: str | None, gone_befo
             "length": context.length,
             "modulus_bits": modulus_bits,
             "terms_hash": context.terms_hash.hex(),
-            "model_hash": context.model_hash.hex(),
             "roster_toml": roster.to_toml(),
             "roster_hash": roster.hash.hex(),
             "hash": context.hash.hex(),
+            "inputs": context.inputs.hex(),
+            "bound_hash": context.bound_hash.hex(),
         },
         "parties": {
             name: {

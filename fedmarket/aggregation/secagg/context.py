@@ -1,11 +1,16 @@
-"""What a round of secure aggregation is about: the value that every key, mask and signature of it is bound to."""
+"""What a round of secure aggregation is about: the value that every key, mask and signature of it is bound to.
+
+Keys are agreed before it is known what the vectors are computed from, so that a round's keys can be agreed while the
+round before it ends. What they are computed from, the *inputs*, is bound to everything from the step mask on.
+"""
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from fedmarket.aggregation.secagg.roster import Roster
-from fedmarket.aggregation.secagg.suite import HASH_SIZE, LABEL_CONTEXT, sha256
+from fedmarket.aggregation.secagg.suite import HASH_SIZE, LABEL_CONTEXT, LABEL_INPUTS, sha256
+from fedmarket.aggregation.steps import Step
 from fedmarket.errors import Refusal
 
 LONGEST_VECTOR = 1 << 27
@@ -25,10 +30,12 @@ class RoundContext:
         length: words of each vector.
         modulus_bits: 32 or 64.
         terms_hash: of contract, configuration and whatever else was agreed, 32 bytes.
-        model_hash: of the global model that the update starts from, 32 bytes.
+        inputs: hash of what the vectors are computed from, such as the global model, 32 bytes; empty until it is
+            known, which is before the step mask.
 
     Guarantees:
-        Parties whose contexts differ anywhere accept none of each other's messages and derive unrelated masks.
+        Parties whose contexts differ anywhere derive unrelated masks and accept none of each other's messages from the
+        step mask on; if they differ in more than the inputs, no message at all.
 
     Raises:
         Refusal: if a field is out of its range.
@@ -41,8 +48,8 @@ class RoundContext:
     length: int
     modulus_bits: int
     terms_hash: bytes
-    model_hash: bytes
     roster: Roster
+    inputs: bytes = b""
 
     def __post_init__(self) -> None:
         self.roster.need_maskable()
@@ -54,12 +61,26 @@ class RoundContext:
             raise Refusal(f"expected 1 to {LONGEST_VECTOR} words, got {self.length}")
         if self.modulus_bits not in (32, 64):
             raise Refusal(f"expected words of 32 or 64 bits, got {self.modulus_bits}")
-        if len(self.terms_hash) != HASH_SIZE or len(self.model_hash) != HASH_SIZE:
+        if len(self.terms_hash) != HASH_SIZE or len(self.inputs) not in (0, HASH_SIZE):
             raise Refusal(f"expected hashes of {HASH_SIZE} bytes")
+
+    def bound_to(self, inputs: bytes) -> "RoundContext":
+        """Return the context of the same round with ``inputs``.
+
+        Raises:
+            Refusal: if it is bound to others already, or they are no hash.
+        """
+        if self.inputs not in (b"", inputs) or not inputs:
+            raise Refusal("the round is bound to other inputs already" if inputs else "expected the hash of the inputs")
+        return replace(self, inputs=inputs)
+
+    def hash_of(self, step: Step) -> bytes:
+        """Return what messages of ``step`` are bound to."""
+        return self.hash if step in ("advertise", "share") else self.bound_hash
 
     @cached_property
     def hash(self) -> bytes:
-        """SHA-256 of all fields under the context label; the roster by its own hash."""
+        """SHA-256 of all fields but the inputs under the context label; the roster by its own hash."""
         return sha256(
             LABEL_CONTEXT,
             self.roster.suite.encode(),
@@ -69,9 +90,19 @@ class RoundContext:
             struct.pack(">Q", self.length),
             struct.pack(">B", self.modulus_bits),
             self.terms_hash,
-            self.model_hash,
             self.roster.hash,
         )
+
+    @cached_property
+    def bound_hash(self) -> bytes:
+        """SHA-256 of the context and its inputs.
+
+        Raises:
+            Refusal: if the inputs are not known yet.
+        """
+        if not self.inputs:
+            raise Refusal("the round's inputs are not known yet")
+        return sha256(LABEL_INPUTS, self.hash, self.inputs)
 
     @property
     def vector_size(self) -> int:

@@ -1,7 +1,6 @@
 """What is derived from keys: advertisements, the transcript of a round, channel keys and mask keys.
 
-The X25519 agreement is one step and what a round derives from it another: each output is bound to the transcript and to
-the context, with the round number in it. A later suite may keep the agreement for a run.
+Each output is bound to the transcript and to the context, with the round number in it; masks to the round's inputs too.
 """
 
 from collections.abc import Iterable
@@ -147,4 +146,5 @@ def _shared(context: RoundContext, secret: Private, public: bytes, peer: int) ->
 
 def _info(context: RoundContext, label: bytes, *places: int) -> bytes:
     names = (context.roster.names[place].encode() for place in places)
-    return packed(label, context.roster.suite.encode(), context.hash, context.round_number.to_bytes(8, "big"), *names)
+    about = context.bound_hash if label in (LABEL_PAIR_MASK, LABEL_SELF_MASK) else context.hash
+    return packed(label, context.roster.suite.encode(), about, context.round_number.to_bytes(8, "big"), *names)

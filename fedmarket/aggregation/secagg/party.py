@@ -102,14 +102,14 @@ def mask(state: PartyState, incoming: bytes, words: AnyArray | Callable[[], AnyA
     """Return the state after step 3 and the masked vector.
 
     Args:
-        state: after :func:`share`.
+        state: after :func:`share`, bound to the round's inputs.
         incoming: for each other party that shared, in roster order, its place (2 bytes) and the text sealed for us.
         words: (length,) residues of the context's width, or what computes them once all shares have opened; they are
             left as they are.
 
     Raises:
         BadMessage: if ``words`` or ``incoming`` are malformed or a text does not open.
-        Refusal: if too few shared, or the step is not due.
+        Refusal: if too few shared, the step is not due, or the state is not bound to inputs.
     """
     context, own = state.context, state.own
     with state.spending(after="share") as secrets:

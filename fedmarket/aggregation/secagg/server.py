@@ -75,6 +75,10 @@ class SecureSum:
         """Names of those whose inputs are in the sum, sorted; empty before ``mask`` is closed and in a void round."""
         return () if self._void else tuple(self.context.roster.names[place] for place in self._survivors)
 
+    def bind(self, inputs: bytes) -> None:
+        """Say, before the step mask, what the vectors are computed from; see :class:`RoundContext`."""
+        self.context = self.context.bound_to(inputs)
+
     def outgoing(self, step: Step) -> dict[str, bytes]:
         """Return what goes to each party that is still in the round, for it to answer ``step``.
 

@@ -17,7 +17,7 @@ from fedmarket.aggregation.secagg.wire import ENVELOPE_SIZE, from_bitmap, to_bit
 from fedmarket.aggregation.steps import SECURE, Step
 from fedmarket.errors import BadMessage, Refusal
 
-MAGIC = b"fedmarket secagg state/1"
+MAGIC = b"fedmarket secagg state/2"
 
 
 class Secrets:
@@ -123,6 +123,14 @@ class PartyState:
             secrets.wipe()
             raise
 
+    def bound_to(self, inputs: bytes) -> "PartyState":
+        """Return the state, with the same secrets, of the round bound to ``inputs``.
+
+        Raises:
+            Refusal: if it is bound to others already, or they are no hash.
+        """
+        return replace(self, context=self.context.bound_to(inputs))
+
     def agreement(self) -> Agreement:
         """Return the advertisements shown, which were checked when they came."""
         return reread_adverts(self.context, self.adverts)
@@ -141,6 +149,7 @@ class PartyState:
         return packed(
             MAGIC,
             self.context.hash,
+            self.context.inputs,
             self.identity.public_key,
             self.after.encode(),
             self.advert,
@@ -158,10 +167,13 @@ class PartyState:
 
         Raises:
             BadMessage: if the bytes are malformed, or of another context or identity.
+            Refusal: if they are of a round with other inputs than the context has.
         """
-        magic, context_hash, public_key, after, advert, adverts, sharers, sets, dumped = unpacked(content, 9)
+        magic, context_hash, inputs, public_key, after, advert, adverts, sharers, sets, dumped = unpacked(content, 10)
         if magic != MAGIC or after.decode("ascii", "replace") not in SECURE:
             raise BadMessage("not a party's state")
+        if inputs:
+            context = context.bound_to(inputs)
         if not hmac.compare_digest(context_hash, context.hash) or public_key != identity.public_key:
             raise BadMessage("the state is of another round or identity")
         own = context.roster.index_of_key(public_key)

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 SUITE = "x25519-hkdf-sha256-chacha20poly1305-shamir/1"
 
 LABEL_CONTEXT = b"fedmarket secagg context/1"
+LABEL_INPUTS = b"fedmarket secagg inputs/1"
 LABEL_MESSAGE = b"fedmarket secagg message/1"
 LABEL_TRANSCRIPT = b"fedmarket secagg transcript/1"
 LABEL_CHANNEL = b"fedmarket secagg channel/1"

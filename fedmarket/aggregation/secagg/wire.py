@@ -24,7 +24,7 @@ ENVELOPE_SIZE = HEADER.size + SIGNATURE_SIZE
 
 def sign_message(context: RoundContext, step: Step, *, sender: int, payload: bytes, signer: Signer) -> bytes:
     """Return header, payload and signature as one message."""
-    header = HEADER.pack(MAGIC, SECURE.index(step) + 1, sender, context.hash, len(payload))
+    header = HEADER.pack(MAGIC, SECURE.index(step) + 1, sender, context.hash_of(step), len(payload))
     return b"".join((header, payload, signer.sign(_signed_text(context, step, sender, payload))))
 
 
@@ -47,7 +47,7 @@ def open_message(context: RoundContext, step: Step, message: bytes, *, payload_s
     if sender >= len(context.roster.members):
         raise BadMessage("the sender is not in the roster")
     name = context.roster.names[sender]
-    if context_hash != context.hash:
+    if context_hash != context.hash_of(step):
         raise BadMessage(f"the message of {name} is for another run, round, model, terms or roster")
     payload = memoryview(message)[HEADER.size : -SIGNATURE_SIZE]
     text = _signed_text(context, step, sender, payload)
@@ -60,7 +60,7 @@ def _signed_text(context: RoundContext, step: Step, sender: int, payload: bytes 
     return packed(
         LABEL_MESSAGE,
         context.roster.suite.encode(),
-        context.hash,
+        context.hash_of(step),
         step.encode(),
         context.roster.names[sender].encode(),
         hashlib.sha256(payload).digest(),

@@ -33,8 +33,8 @@ def context_of(members: int = 5, **changed: Any) -> RoundContext:
         "length": 6,
         "modulus_bits": 32,
         "terms_hash": bytes(range(32)),
-        "model_hash": bytes(range(32, 64)),
         "roster": roster_of(members),
+        "inputs": bytes(range(32, 64)),
     }
     return RoundContext(**(fields | changed))
 

@@ -184,7 +184,7 @@ def deal(this, tools, dealer, spoil):
     outgoing = this.server.outgoing("share")[f"party-{dealer}"]
     before = this.dump(dealer)
     message = this.answer("share", dealer, outgoing)
-    channel = unpacked(unpacked(before, 9)[8], 4)[0]
+    channel = unpacked(unpacked(before, 10)[9], 4)[0]
     agreement: Agreement = read_adverts(this.context, outgoing)
     texts = []
     for peer in range(len(this.names)):

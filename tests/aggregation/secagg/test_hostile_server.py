@@ -53,7 +53,7 @@ def test_messages_of_another_round_or_run_are_named(new_round, changed):
         party.share(this.states[0], b"".join([*adverts[:3], replayed, *adverts[4:]]))
 
 
-@pytest.mark.parametrize("field", ["model_hash", "terms_hash", "roster"])
+@pytest.mark.parametrize("field", ["terms_hash", "roster"])
 def test_parties_that_were_shown_different_things_refuse_each_other(new_round, tools, field):
     shown = tools.roster_of(5, minimum=5) if field == "roster" else bytes(32)
     other = tools.replace(tools.context_of(5), **{field: shown})
@@ -65,7 +65,26 @@ def test_parties_that_were_shown_different_things_refuse_each_other(new_round, t
             party.share(this.states[i], adverts)
 
 
-@pytest.mark.parametrize("field", ["model_hash", "terms_hash", "round_number"])
+def test_parties_that_were_shown_different_inputs_unmask_nothing(new_round, tools):
+    """Three of seven are shown another model. Neither group alone has the threshold of five, whatever it is shown."""
+    other = tools.replace(tools.context_of(7), inputs=bytes(32))
+    this = new_round(7, contexts=dict.fromkeys((4, 5, 6), other)).until("mask")
+    for i, incoming in enumerate(this.server.outgoing("mask").values()):
+        masked = this.answer("mask", i, incoming)
+        if i >= 4:
+            with pytest.raises(BadMessage, match="is for another run, round, model, terms or roster"):
+                this.server.receive("mask", this.names[i], masked)
+    everybody = write_sets(this.context, tuple(range(7)), ())
+    consents = [this.answer("consent", i, everybody) for i in range(7)]
+    for i, fitting in [(0, consents[:4]), (4, consents[4:])]:
+        dump = this.dump(i)
+        with pytest.raises(BadMessage, match="is for another run, round, model, terms or roster"):
+            party.unmask(this.states[i], b"".join(consents))
+        with pytest.raises(Refusal, match="expected 5 signatures of the survivors"):
+            party.unmask(this.restored(dump, i), b"".join(fitting))
+
+
+@pytest.mark.parametrize("field", ["inputs", "terms_hash", "round_number"])
 def test_masks_of_parties_with_different_contexts_do_not_cancel(tools, field):
     ours = tools.context_of()
     theirs = tools.replace(ours, **{field: 9 if field == "round_number" else bytes(32)})

@@ -12,7 +12,7 @@ from fedmarket.errors import FedmarketError, Refusal
 
 
 def secrets_of(dump):
-    return [part for part in unpacked(unpacked(dump, 9)[8], 4) if part]
+    return [part for part in unpacked(unpacked(dump, 10)[9], 4) if part]
 
 
 def spellings(secret):

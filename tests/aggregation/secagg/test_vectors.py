@@ -56,10 +56,10 @@ class Second:
                 c["length"].to_bytes(8, "big"),
                 bytes([c["modulus_bits"]]),
                 bytes.fromhex(c["terms_hash"]),
-                bytes.fromhex(c["model_hash"]),
                 bytes.fromhex(c["roster_hash"]),
             )
         ).digest()
+        self.bound = hashlib.sha256(lp(b"fedmarket secagg inputs/1", self.hash, bytes.fromhex(c["inputs"]))).digest()
         self.random = {n: bytes.fromhex(p["random_in_order_of_use"]) for n, p in vector["parties"].items()}
         self.adverts = b"".join(self.message("advertise", n) for n in self.names)
         self.salt = hashlib.sha256(lp(b"fedmarket secagg transcript/1", self.hash, self.adverts)).digest()
@@ -69,7 +69,8 @@ class Second:
 
     def info(self, label, *names):
         number = self.vector["context"]["round_number"].to_bytes(8, "big")
-        return lp(f"fedmarket secagg {label}/1".encode(), SUITE, self.hash, number, *(n.encode() for n in names))
+        about = self.bound if label in ("self mask", "pair mask") else self.hash
+        return lp(f"fedmarket secagg {label}/1".encode(), SUITE, about, number, *(n.encode() for n in names))
 
     def agreed(self, one, other, start):
         private = X25519PrivateKey.from_private_bytes(self.random[one][start : start + 32])
@@ -82,12 +83,13 @@ def test_context_transcript_and_signatures_are_as_the_page_says(vector):
     assert second.hash.hex() == vector["context"]["hash"]
     assert second.salt.hex() == vector["transcript"]
     for number, (step, messages) in enumerate(vector["steps"].items(), start=1):
+        about = second.hash if step in ("advertise", "share") else second.bound
         for name, both in messages.items():
             message = bytes.fromhex(both["out"])
             payload = message[43 + 0 : -64]
-            head = b"FMS1" + bytes([number]) + second.names.index(name).to_bytes(2, "big") + second.hash
+            head = b"FMS1" + bytes([number]) + second.names.index(name).to_bytes(2, "big") + about
             assert message[:43] == head + len(payload).to_bytes(4, "big")
-            text = lp(b"fedmarket secagg message/1", SUITE, second.hash, step.encode(), name.encode())
+            text = lp(b"fedmarket secagg message/1", SUITE, about, step.encode(), name.encode())
             text += lp(hashlib.sha256(payload).digest())
             seed = bytes.fromhex(vector["parties"][name]["identity_seed"])
             assert Ed25519PrivateKey.from_private_bytes(seed).sign(text) == message[-64:]
