@@ -49,7 +49,7 @@ def reserving(kind: str, rounds: int) -> list[float]:
         for mechanism in plan.mechanisms:
             for _ in range(mechanism.releases):
                 start = time.perf_counter()
-                ledger.reserve(run, next(number), phase=mechanism.phase, count=1, model_hash=some)
+                ledger.reserve(run, next(number), phase=mechanism.phase, count=1)
                 seconds.append(time.perf_counter() - start)
     return seconds
 
@@ -84,7 +84,7 @@ def strange_of(name: str) -> Bundle:
         market.plan = replace(plan, mechanisms=(update,))
         market.joined(run)
         if count:
-            market.all("reserved", run=run, round=0, phase="update", count=count, model_hash="0" * 64, figures=made_up,
+            market.all("reserved", run=run, round=0, phase="update", count=count, figures=made_up,
                        cap=market.cap)  # fmt: skip
     bundle: Bundle = market.logged().bundle()
     return bundle

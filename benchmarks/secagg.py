@@ -53,7 +53,7 @@ def our_round(members: int, length: int, *, drop: bool) -> dict[str, Any]:
         length=length,
         modulus_bits=32,
         terms_hash=bytes(32),
-        model_hash=bytes(32),
+        inputs=bytes(32),
         roster=roster,
     )
     kept = members - min(members - roster.threshold, members // 3) if drop else members

@@ -14,7 +14,7 @@ from fedmarket.aggregation.fixedpoint import FixedPoint
 from fedmarket.aggregation.scaling import Scaling
 from fedmarket.aggregation.secagg.context import RoundContext
 from fedmarket.aggregation.secagg.roster import Roster
-from fedmarket.aggregation.steps import IN_THE_OPEN, SECURE, Step
+from fedmarket.aggregation.steps import IN_THE_OPEN, PREPARING, SECURE, Step
 from fedmarket.config import Model, Schedule
 from fedmarket.errors import BadMessage, PlanError
 from fedmarket.files import sha256_of
@@ -86,6 +86,11 @@ class Terms:
     def steps(self) -> tuple[Step, ...]:
         """The steps of every round."""
         return SECURE if self.secagg == "secure" else IN_THE_OPEN
+
+    @property
+    def exchanges(self) -> int:
+        """How many exchanges each round after the first takes: the first steps go along with the round before."""
+        return sum(step not in PREPARING for step in self.steps)
 
     def phase_of(self, round_number: int) -> Phase:
         """Return what is released in round ``round_number``, counted from 0.

@@ -224,7 +224,7 @@ def _federation(seeds: list[SeedResult], config: ExperimentConfig, contract: Con
     return {
         "secagg": terms.secagg,
         "rounds": terms.rounds,
-        "exchanges_per_round": len(terms.steps),
+        "exchanges_per_round": terms.exchanges,
         "messages": seeds[0].messages,
         "bytes_up_per_party": seeds[0].bytes_up,
         "void_rounds": [

@@ -49,7 +49,7 @@ class Books:
     def release(self, number: int, count: int, *, run: str = RUN, phase: str = "update", **outcome: Any) -> None:
         """Reserve so many releases, and settle them if an outcome is given."""
         with self.open() as ledger:
-            ledger.reserve(run, number, phase=phase, count=count, model_hash=MODEL)
+            ledger.reserve(run, number, phase=phase, count=count)
             if outcome:
                 ledger.append(MADE["statement"](outcome.pop("kind"), run=run, round=number, **outcome))
 
@@ -143,7 +143,7 @@ def test_changes_are_shown_with_their_reasons_and_models(fedmarket: Fedmarket, b
 
 def test_a_ledger_is_shown_while_a_node_holds_it(fedmarket: Fedmarket, books: Books):
     with books.open() as ledger:
-        ledger.reserve(RUN, 4, phase="centre", count=1, model_hash=MODEL)
+        ledger.reserve(RUN, 4, phase="centre", count=1)
         document = shown(fedmarket, books)
         assert document["runs"][0]["phases"][0]["open"] == 1
         assert document["entries"] == ledger.state.size

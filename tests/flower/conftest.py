@@ -7,24 +7,63 @@ import msgpack
 import pytest
 from flwr.app import Context, Message, RecordDict
 
+from fedmarket.errors import BadMessage
 from fedmarket.experiment.market import MarketKey, open_market
+from fedmarket.federation.messages import Replies
 from fedmarket.federation.rehearsal import rehearse
+from fedmarket.federation.wire import decoded
 from fedmarket.flower import inprocess
 from fedmarket.flower.inprocess import Apps, Outcome, RunConfig, load_apps, run_in_process
-from fedmarket.flower.records import MODEL_ARRAYS, frame_in
+from fedmarket.flower.records import MODEL_ARRAYS, frame_in, framed, message_type
 
 ROOT = Path(__file__).parents[2]
 OPEN = "aggregation.secagg=ideal"
 
 
+MakeRunConfig = Callable[..., RunConfig]
+Client = Callable[[Message, Context], Message]
+
+
+def fields_in(records: RecordDict) -> dict[str, object]:
+    """Return the fields of the message in records, of several requests or replies those of the first."""
+    found = msgpack.unpackb(frame_in(records), strict_map_key=False)
+    first, *_ = found.get("requests") or found.get("replies") or [found]
+    return first
+
+
 @pytest.fixture(scope="session")
 def fields_of() -> Callable[[RecordDict], dict[str, object]]:
     """Return a reader of the fields of the message in records."""
-    return lambda records: msgpack.unpackb(frame_in(records), strict_map_key=False)
+    return fields_in
 
 
-MakeRunConfig = Callable[..., RunConfig]
-Client = Callable[[Message, Context], Message]
+def one_by_one(client: Client) -> Client:
+    """Return a client that hears each request of an exchange as a message of its own, and may fail in each."""
+
+    def answer(message: Message, context: Context) -> Message:
+        found = msgpack.unpackb(frame_in(message.content), strict_map_key=False)
+        if len(found.get("requests", ())) < 2:
+            return client(message, context)
+        replies = [reply for request in found["requests"] for reply in replies_to(request, message, context)]
+        return Message(framed(msgpack.packb({"replies": replies})), reply_to=message)
+
+    def replies_to(request: dict[str, object], message: Message, context: Context) -> list[object]:
+        content = framed(msgpack.packb({"requests": [request]}))
+        alone = Message(content, message.metadata.dst_node_id, message_type(request["step"]))
+        alone.metadata.__dict__["_message_id"] = message.metadata.message_id
+        try:
+            reply = client(alone, context)
+        except Exception:
+            return [{"reason": "the node's app failed (Flower error 1)"}]
+        if reply.has_error():
+            return [{"reason": f"the node's app failed (Flower error {reply.error.code})"}]
+        try:
+            decoded(Replies, frame_in(reply.content))
+        except BadMessage as error:
+            return [{"reason": str(error)}]
+        return msgpack.unpackb(frame_in(reply.content), strict_map_key=False)["replies"]
+
+    return answer
 
 
 @pytest.fixture(scope="session")
@@ -56,27 +95,36 @@ def run_with(apps: Apps) -> Callable[..., Outcome]:
     """Return a runner of a federation whose nodes are the given function."""
 
     def run(run_config: RunConfig, client: Client) -> Outcome:
-        return run_in_process(Apps(server=apps.server, client=client), run_config, nodes=4)
+        return run_in_process(Apps(server=apps.server, client=one_by_one(client)), run_config, nodes=4)
 
     return run
 
 
 @pytest.fixture
-def silenced(apps: Apps, monkeypatch: pytest.MonkeyPatch, fields_of) -> Callable[..., Outcome]:
+def silenced(apps: Apps, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Return a runner of a federation in which ``nodes`` hear nothing of ``step`` in ``rounds``."""
 
     def run(run_config: RunConfig, *, nodes: Container[int], step: str, rounds: Container[int]) -> Outcome:
         def deaf(grid, messages, *, timeout=None):
-            return grid.pull_messages(grid.push_messages(m for m in messages if not lost(m)))
+            return grid.pull_messages(grid.push_messages(m for m in messages if not (alone(m) and lost(m))))
+
+        def alone(message: Message) -> bool:
+            found = msgpack.unpackb(frame_in(message.content), strict_map_key=False)
+            return len(found.get("requests", ())) < 2
 
         def lost(message: Message) -> bool:
             action = message.metadata.message_type.partition(".")[2]
-            number = fields_of(message.content).get("round_number")
+            number = fields_in(message.content).get("round_number")
             return message.metadata.dst_node_id in nodes and action == step and number in rounds
+
+        def half_deaf(message: Message, context: Context) -> Message:
+            if lost(message):
+                return Message(framed(msgpack.packb({"reason": "no reply in time"})), reply_to=message)
+            return apps.client(message, context)
 
         with monkeypatch.context() as patch:
             patch.setattr(inprocess.InProcessGrid, "send_and_receive", deaf)
-            return run_in_process(apps, run_config, nodes=4)
+            return run_in_process(Apps(server=apps.server, client=one_by_one(half_deaf)), run_config, nodes=4)
 
     return run
 

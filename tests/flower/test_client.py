@@ -6,7 +6,8 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedmarket.aggregation.steps import IN_THE_OPEN, SECURE
-from fedmarket.federation.messages import Invitation, Refused, Request
+from fedmarket.errors import BadMessage
+from fedmarket.federation.messages import Invitation, Refused, Replies, Request, Requests
 from fedmarket.federation.party import PartyState
 from fedmarket.federation.wire import decoded, encoded
 from fedmarket.flower import client
@@ -30,8 +31,8 @@ def request_for(step: str) -> RecordDict:
         return framed(encoded(Invitation(run=bytes(16), terms_hash="0", roster_hash="")))
     one = np.zeros(1)
     model = ModelState(centre=one, scale=one, parameters=one, calibration=one)
-    fields = {"run": bytes(16), "round_number": 0, "phase": "centre", "model_hash": bytes(32), "packet": b""}
-    return framed(encoded(Request(step=step, model=model, **fields)))
+    fields = {"run": bytes(16), "round_number": 0, "phase": "centre", "packet": b""}
+    return framed(encoded(Requests(requests=(Request(step=step, model=model, **fields),))))
 
 
 def node(run_config, **changed: object) -> Context:
@@ -41,7 +42,11 @@ def node(run_config, **changed: object) -> Context:
 
 def refused(apps: Apps, context: Context, *, step: str, action: str) -> str:
     reply = apps.client(Message(request_for(step), dst_node_id=1, message_type=action), context)
-    return decoded(Refused, frame_in(reply.content)).reason
+    try:
+        (one,) = decoded(Replies, frame_in(reply.content)).replies
+    except BadMessage:  # nothing of the exchange is answered
+        one = decoded(Refused, frame_in(reply.content))
+    return one.reason
 
 
 @pytest.mark.parametrize("step", ["join", *STEPS])

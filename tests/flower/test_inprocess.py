@@ -54,9 +54,9 @@ def raising(message: Message, answer: Message) -> Message:
 
 def with_fields(change: Callable[[dict[str, Any]], object]) -> Reply:
     def reply(message: Message, answer: Message) -> Message:
-        fields = msgpack.unpackb(frame_in(answer.content))
-        change(fields)
-        return Message(framed(msgpack.packb(fields)), reply_to=message)
+        found = msgpack.unpackb(frame_in(answer.content))
+        change(found["replies"][0])
+        return Message(framed(msgpack.packb(found)), reply_to=message)
 
     return reply
 
@@ -105,6 +105,26 @@ SIGNED: dict[str, tuple[Reply, str]] = {
 CASES = [(step, name) for step in STEPS for name in (REPLIES if step == "sum" else REPLIES | SIGNED)]
 
 
+@pytest.mark.parametrize(
+    ("replies", "said"),
+    [
+        (b"\xc1", "not a frame of this protocol"),
+        (msgpack.packb({"replies": []}), "expected 2 replies, got 0"),
+        (msgpack.packb({"reason": "not today"}), "not today"),
+    ],
+)
+def test_what_is_wrong_with_a_whole_exchange_is_wrong_with_each_request(apps, run_config, replies: bytes, said: str):
+    def answer(message: Message, context: Context) -> Message:
+        reply = apps.client(message, context)
+        meant = context.node_id == NODE and message.metadata.message_type == message_type("consent")
+        return Message(framed(replies), reply_to=message) if meant else reply
+
+    outcome = run_in_process(Apps(server=apps.server, client=answer), run_config(*SHORT), nodes=4)
+    assert [(r.round_number, r.step) for r in outcome.rejections[:2]] == [(0, "consent"), (1, "advertise")]
+    assert {(r.party, r.reason) for r in outcome.rejections[:2]} == {(PARTY, said)}
+    assert outcome.void_rounds == ()
+
+
 @pytest.fixture(scope="session")
 def without(run) -> Outcome:
     """What the run gives in the open when one party refuses every training."""
@@ -130,7 +150,7 @@ def test_a_bad_reply_is_rejected_by_name_and_the_model_is_that_of_the_others(run
 
 
 def test_an_honest_run_has_no_rejections_and_another_model(run_config, apps, without, honest, same):
-    for step, messages in (("sum", 4 + 4 * 8 + 8), ("mask", 4 + 4 * 5 * 8 + 8)):
+    for step, messages in (("sum", 4 + 4 * 8 + 8), ("mask", 4 + 4 * (5 + 3 * 7) + 8)):
         outcome = run_in_process(apps, run_config(step=step), nodes=4)
         assert (outcome.rejections, outcome.void_rounds) == ((), ())
         assert outcome.messages == messages
@@ -167,7 +187,7 @@ def test_a_bad_acceptance_keeps_the_node_out_and_the_others_in(run, without, ste
     assert [(r.round_number, r.step, r.party, r.reason) for r in outcome.rejections] == [
         (0, "join", f"node {NODE}", said)
     ]
-    assert outcome.messages == 4 + 3 * 4 * (1 if step == "sum" else 5) + 3 * 2
+    assert outcome.messages == 4 + 3 * (4 if step == "sum" else 5 + 3 * 3) + 3 * 2
     assert same(outcome, without)
 
 

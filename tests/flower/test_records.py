@@ -71,9 +71,9 @@ counts = st.integers(0, 2**40)
 spendings = st.builds(Spending, **dict.fromkeys(Spending().releases(), counts))
 
 
-@given(st.integers(-1, 2**40), spendings, st.binary(), st.binary(), st.binary())
-def test_a_partys_memory_comes_out_as_it_went_in(last, spending, run, model_hash, secagg):
-    state = PartyState(run=run, last_round=last, spending=spending, model_hash=model_hash, secagg=secagg)
+@given(st.integers(-1, 2**40), spendings, st.binary(), st.dictionaries(st.integers(0, 2**40), st.binary(), max_size=2))
+def test_a_partys_memory_comes_out_as_it_went_in(last, spending, run, memories):
+    state = PartyState(run=run, last_round=last, last_masked=last - 1, spending=spending, open=memories)
     assert state_from_record(ConfigRecord(dict(state_to_record(state)))) == state
 
 

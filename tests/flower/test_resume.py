@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from flwr.app import Message
 
-from fedmarket.aggregation.steps import SECURE
+from fedmarket.aggregation.steps import ENDING, SECURE
 from fedmarket.config import load_config
 from fedmarket.contract.schema import load_contract
 from fedmarket.errors import ConfigError, DataError, FederationStopped
@@ -27,10 +27,9 @@ from fedmarket.ledger.replay import replay
 from fedmarket.ledger.verify import verify
 
 SHORT = ("training.rounds=2", "privacy.calibration_rounds=1")
-ROUNDS, STEPS = 5, 5
-
-STEPS_BEFORE_LEAVING = 3
-"""In the third step of a round, the mask, something leaves a party."""
+ROUNDS = 5
+FIRST, EACH = 5, 3
+"""Exchanges of the first round, and of each other one."""
 
 
 class Killed(BaseException):
@@ -39,14 +38,14 @@ class Killed(BaseException):
 
 @pytest.fixture
 def killed_after_round(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Return what kills the next server when it has closed a round, before it opens the next one."""
+    """Return what kills the next server when a round is over, before it asks for anything in the next one."""
 
     def after(number: int) -> None:
         real = StateFolder.keep
 
-        def keep(folder, coordinator, nodes, *, is_open=False):
-            real(folder, coordinator, nodes, is_open=is_open)
-            if nodes and not is_open and due_round(coordinator) == number + 1:
+        def keep(folder, coordinator, nodes):
+            real(folder, coordinator, nodes)
+            if nodes and due_round(coordinator) == number + 1:
                 monkeypatch.setattr(StateFolder, "keep", real)
                 raise Killed
 
@@ -82,7 +81,7 @@ def charged(bundle: Path) -> list[dict[str, int]]:
     return [dict(Counter(r.outcome for r in replay(ledger).reservations.values())) for ledger in found.ledgers]
 
 
-@pytest.mark.parametrize(("step", "number"), [("sum", 0), ("sum", 3), ("mask", 0), ("mask", 2), ("mask", 4)])
+@pytest.mark.parametrize(("step", "number"), [("sum", 0), ("sum", 3), ("mask", 4)])
 def test_a_server_killed_between_rounds_gives_the_same_model_to_the_last_bit(
     apps, run_config, kept, tmp_path, killed_after_round, same, step, number
 ):
@@ -97,16 +96,30 @@ def test_a_server_killed_between_rounds_gives_the_same_model_to_the_last_bit(
     assert charged(tmp_path / "bundle.zip") == 4 * [{"committed": 5}]
 
 
-@pytest.mark.parametrize("exchange", range(1, 1 + STEPS))
-def test_a_server_killed_in_a_round_loses_that_round_alone(apps, kept, tmp_path, exchange):
+@pytest.mark.parametrize("exchange", range(1, FIRST + 2 * EACH + 1))
+def test_a_server_killed_in_a_round_loses_it_and_the_one_that_was_begun(apps, kept, tmp_path, exchange):
     """What a party had committed is spent, what it had only reserved is given back: as in any void round."""
     config = kept()
-    killed_in_exchange(apps, config, STEPS + exchange)
+    killed_in_exchange(apps, config, exchange)
     outcome = run_in_process(apps, config, nodes=4)
-    assert [(void.round_number, void.reason) for void in outcome.void_rounds] == [(1, "the server was stopped in it")]
+    number = max(0, -(-(exchange - FIRST) // EACH))
+    place = exchange if exchange <= FIRST else FIRST - (FIRST + number * EACH - exchange)
+    lost = [number, number + 1] if SECURE[place - 1] in ENDING else [number]
+    said = "the server was stopped in it"
+    assert [(void.round_number, void.reason) for void in outcome.void_rounds] == [(of, said) for of in lost]
     assert outcome.rejections == ()
-    left = exchange >= STEPS_BEFORE_LEAVING
-    assert charged(tmp_path / "bundle.zip") == 4 * [{"committed": 5} if left else {"committed": 4, "given-back": 1}]
+    back = len(lost) - (place >= SECURE.index("mask") + 1)
+    expected = {"committed": ROUNDS - back} | ({"given-back": back} if back else {})
+    assert charged(tmp_path / "bundle.zip") == 4 * [expected]
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_server_killed_between_masked_rounds_loses_the_one_that_was_begun(apps, kept, killed_after_round, number):
+    config = kept()
+    killed_after_round(number)
+    with pytest.raises(Killed):
+        run_in_process(apps, config, nodes=4)
+    assert [void.round_number for void in run_in_process(apps, config, nodes=4).void_rounds] == [number + 1]
 
 
 def test_a_server_killed_when_parties_join_begins_the_same_run_again(apps, kept, tmp_path):
@@ -119,7 +132,7 @@ def test_a_server_killed_when_parties_join_begins_the_same_run_again(apps, kept,
 
 def test_a_server_killed_at_the_end_only_closes_again(apps, kept, tmp_path, run_config, same):
     config = kept()
-    killed_in_exchange(apps, config, 1 + ROUNDS * STEPS)
+    killed_in_exchange(apps, config, 1 + FIRST + (ROUNDS - 1) * EACH)
     resumed = run_in_process(apps, config, nodes=4)
     assert same(run_in_process(apps, run_config(*SHORT), nodes=4), resumed)
     assert charged(tmp_path / "bundle.zip") == 4 * [{"committed": 5}]
@@ -143,8 +156,8 @@ def test_a_party_that_is_silent_when_the_run_goes_on_is_asked_again_later(apps, 
     first, *later = outcome.rejections
     assert (first.party, first.reason) == ("node 2", "no reply in time")
     assert {(one.party, one.reason) for one in later} == {("grocer", "this party has not joined a run")}
-    assert {one.round_number for one in later} == {2, 3, 4, 5}
-    assert outcome.void_rounds == ()
+    assert {one.round_number for one in later} == {3, 4, 5}
+    assert [void.round_number for void in outcome.void_rounds] == [2]  # was begun
 
 
 def test_a_party_that_declares_another_size_when_the_run_goes_on_is_out(apps, kept, killed_after_round, monkeypatch):
@@ -164,7 +177,7 @@ def test_a_party_that_declares_another_size_when_the_run_goes_on_is_out(apps, ke
     assert [(one.party, one.reason) for one in outcome.rejections] == [
         ("node 2", "declares another number of rows than before")
     ]
-    assert outcome.void_rounds == ()
+    assert [void.round_number for void in outcome.void_rounds] == [2]  # was begun
 
 
 def test_a_checkpoint_of_other_terms_is_refused(apps, kept, killed_after_round):

@@ -134,7 +134,10 @@ class Market:
         for each in self.plan.mechanisms:
             for _ in range(each.releases):
                 self.reserved(run, number, each.phase)
-                self.all("committed", run=run, round=number, content_hash=hashed(f"sum {number}"))
+                self.all(
+                    "committed", run=run, round=number, model_hash=hashed(f"model {number}"),
+                    content_hash=hashed(f"sum {number}"),
+                )  # fmt: skip
                 self.logged()
                 number += 1
         return self
@@ -142,7 +145,7 @@ class Market:
     def reserved(self, run: str, number: int, phase: str) -> None:
         for party in self.parties:
             party.say(
-                "reserved", run=run, round=number, phase=phase, count=1, model_hash=hashed(f"model {number}"),
+                "reserved", run=run, round=number, phase=phase, count=1,
                 figures=self._figures_of(party, run, number, phase), cap=party.state.cap,
             )  # fmt: skip
 

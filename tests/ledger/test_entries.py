@@ -89,7 +89,6 @@ def test_a_head_cannot_be_mistaken_for_a_statement():
         ("round", 2**32),
         ("phase", "training"),
         ("count", 0),
-        ("model_hash", None),
         ("cap", 8),
         ("cap", "8"),
         ("cap", "0.0"),

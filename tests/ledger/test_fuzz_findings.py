@@ -110,9 +110,9 @@ def reserved(*plans, figure="1.0", cap="1000000.0", phase="update"):
         market.plan, run = plan, f"{number:032x}"
         market.joined(run)
         market.all(
-            "reserved", run=run, round=0, phase=phase, count=1, model_hash="a" * 64, figures=figures, cap=cap
+            "reserved", run=run, round=0, phase=phase, count=1, figures=figures, cap=cap
         )  # fmt: skip
-        market.all("committed", run=run, round=0, content_hash="b" * 64)
+        market.all("committed", run=run, round=0, model_hash="a" * 64, content_hash="b" * 64)
     return market.logged()
 
 

@@ -32,7 +32,7 @@ def ledger_at(known):
 def test_a_reopened_ledger_means_what_it_meant(ledger_at, tmp_path, write, known):
     with ledger_at(tmp_path) as ledger:
         write(ledger, BEGUN)
-        ledger.reserve(known.run, 0, phase="update", count=2, model_hash=known.B)
+        ledger.reserve(known.run, 0, phase="update", count=2)
         write(ledger, ("committed", "released", "withdrawn", "cap-changed"))
         state, entries, envelopes = ledger.state, ledger.entries, ledger.envelopes
     again = ledger_at(tmp_path)
@@ -45,7 +45,7 @@ def test_a_reservation_says_what_is_spent_with_it(ledger_at, tmp_path, write, kn
     ledger = ledger_at(tmp_path)
     write(ledger, BEGUN)
     foreseen = ledger.state.after(known.run, 0, phase="update", count=2)
-    envelope = ledger.reserve(known.run, 0, phase="update", count=2, model_hash=known.B)
+    envelope = ledger.reserve(known.run, 0, phase="update", count=2)
     reserved = ledger.entries[-1].statement
     assert ledger.envelopes[-1] == envelope
     assert {figure.accountant: float(figure.epsilon) for figure in reserved.figures} == foreseen.accountants
@@ -58,7 +58,7 @@ def test_a_reservation_says_what_is_spent_with_it(ledger_at, tmp_path, write, kn
 def test_the_reservation_is_on_disk_when_reserve_returns(ledger_at, tmp_path, write, known):
     ledger = ledger_at(tmp_path)
     write(ledger, BEGUN)
-    envelope = ledger.reserve(known.run, 0, phase="update", count=2, model_hash=known.B)
+    envelope = ledger.reserve(known.run, 0, phase="update", count=2)
     assert (tmp_path / "ledger.jsonl").read_bytes().endswith(envelope + b"\n")
 
 
@@ -68,7 +68,7 @@ def test_beyond_the_cap_nothing_is_written(ledger_at, tmp_path, say, known):
     ledger.append(say("joined"))
     before = (tmp_path / "ledger.jsonl").read_bytes()
     with pytest.raises(Refusal, match=r"the cap is 0\.5"):
-        ledger.reserve(known.run, 0, phase="update", count=10, model_hash=known.B)
+        ledger.reserve(known.run, 0, phase="update", count=10)
     beyond = [{"accountant": "pld", "version": "1", "epsilon": "0.6"}]
     with pytest.raises(Refusal, match=r"beyond the cap of 0\.5"):
         ledger.append(say("reserved", cap="0.5", figures=beyond))
@@ -95,13 +95,13 @@ def test_spending_is_kept_across_runs_and_restarts(ledger_at, tmp_path, say, kno
                 ledger.append(say("opened", cap="4.0"))
             run = f"{number:032x}"
             ledger.append(say("joined", run=run))
-            ledger.reserve(run, 0, phase="update", count=3, model_hash=known.B)
+            ledger.reserve(run, 0, phase="update", count=3)
             epsilons.append(ledger.state.spent().epsilon)
     assert epsilons == sorted(set(epsilons))
     ledger = ledger_at(tmp_path)
     ledger.append(say("joined", run=known.other))
     with pytest.raises(Refusal, match=r"the cap is 4\.0"):
-        ledger.reserve(known.other, 0, phase="update", count=10, model_hash=known.B)
+        ledger.reserve(known.other, 0, phase="update", count=10)
 
 
 def test_a_ledger_is_of_one_party_and_one_key(ledger_at, tmp_path, write, known):
@@ -170,10 +170,10 @@ def test_after_a_failed_write_the_reservation_counts_or_was_never_there(ledger_a
     write(ledger, BEGUN)
     monkeypatch.setattr(lines_module.os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(5, "I/O error")))
     with pytest.raises(UsageError, match="I/O error"):
-        ledger.reserve(known.run, 0, phase="update", count=1, model_hash=known.B)
+        ledger.reserve(known.run, 0, phase="update", count=1)
     monkeypatch.undo()
     with pytest.raises(UsageError, match="open it again"):
-        ledger.reserve(known.run, 1, phase="update", count=1, model_hash=known.B)
+        ledger.reserve(known.run, 1, phase="update", count=1)
     assert len(ledger_at(tmp_path).state.counting()) == 1
 
 

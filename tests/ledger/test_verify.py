@@ -66,10 +66,10 @@ def test_bookkeeping_over_data_sets_and_void_rounds_is_that_of_the_replay():
     made = MADE["Market"]().opened().joined()
     party, figures = made.parties[0], [{"accountant": "pld", "version": "0", "epsilon": "0.5"}]
     for number, left in enumerate((False, True)):
-        party.say("reserved", run=RUN, round=number, phase="centre", count=1, model_hash="0" * 64, figures=figures,
+        party.say("reserved", run=RUN, round=number, phase="centre", count=1, figures=figures,
                   cap="4.0")  # fmt: skip
         party.say("voided", run=RUN, round=number, left=left, reason="too few")
-    party.say("reserved", run=RUN, round=2, phase="evaluate", count=1, model_hash="0" * 64, figures=figures, cap="4.0")
+    party.say("reserved", run=RUN, round=2, phase="evaluate", count=1, figures=figures, cap="4.0")
     party.say("data-replaced", old=party.state.data_set, new="9" * 64, overlap=True, reason="another year")
     party.say("data-replaced", old="9" * 64, new="8" * 64, overlap=False, reason="another market")
     state, meter = State(), Meter()
@@ -146,9 +146,9 @@ def test_a_party_that_joined_something_else_is_named(key):
 
 
 def test_a_party_that_was_shown_another_model_is_named():
-    said = found(whole(change=changed("reserved", model_hash="0" * 64)).bundle())
+    said = found(whole(change=changed("committed", model_hash="0" * 64)).bundle())
     (line,) = [line for line in said if "model_hash" in line]
-    assert line.startswith("integrity: ledger-1.jsonl, party Beta")
+    assert line.startswith("integrity: ledger-1.jsonl, party Beta Insurance, entry 3,")
     assert "expected the same at all parties in a round, found another than 3 parties have" in line
 
 
@@ -253,7 +253,7 @@ def test_what_no_accountant_can_finish_is_refused_at_once(noise, rate):
 
     made = MADE["Market"](change=change).opened().joined()
     for party in made.parties:
-        party.say("reserved", run=RUN, round=0, phase="update", count=10**8, model_hash="0" * 64, cap="4.0",
+        party.say("reserved", run=RUN, round=0, phase="update", count=10**8, cap="4.0",
                   figures=[{"accountant": "pld", "version": "0", "epsilon": "0.5"}])  # fmt: skip
     report = found(made.logged().bundle())
     assert any("expected one that can be accounted" in line for line in report)

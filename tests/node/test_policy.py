@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from fedmarket.errors import Refusal
-from fedmarket.federation.messages import Invitation, Refused, Request
+from fedmarket.federation.messages import Invitation, Refused, Replies, Request, Requests
 from fedmarket.federation.wire import decoded, encoded
 from fedmarket.ledger.entries import Entry, Head, Reserved, Voided, moment
 from fedmarket.node.agreement import agreement_of
@@ -130,7 +130,11 @@ def test_rounds_of_the_last_24_hours_are_counted_and_no_others(policy):
 
 
 def reason(desk, action: str, message: object) -> str:
-    return decoded(Refused, desk.answer(action, encoded(message))).reason
+    answer = desk.answer(action, encoded(message))
+    if isinstance(message, Requests):
+        (reply,) = decoded(Replies, answer).replies
+        return reply.reason
+    return decoded(Refused, answer).reason
 
 
 def invitation(desk, run: bytes = bytes(16)) -> Invitation:
@@ -138,9 +142,11 @@ def invitation(desk, run: bytes = bytes(16)) -> Invitation:
     return Invitation(run=run, terms_hash=terms.hash, roster_hash=desk.party.seat.roster.hash.hex())
 
 
-def advertise(number: int, run: bytes = bytes(16)) -> Request:
-    fields = {"model_hash": bytes(32), "model": None, "packet": b""}
-    return Request(run=run, round_number=number, phase="update" if number else "centre", step="advertise", **fields)
+def advertise(number: int, run: bytes = bytes(16)) -> Requests:
+    fields = {"model": None, "packet": b""}
+    phase = "update" if number else "centre"
+    one = Request(run=run, round_number=number, phase=phase, step="advertise", **fields)
+    return Requests(requests=(one,))
 
 
 def test_what_the_policy_forbids_is_refused_and_nothing_is_written(make_nodes):
@@ -178,7 +184,7 @@ def test_a_round_that_was_entered_is_finished_outside_the_hours(make_nodes):
         desk.answer("join", encoded(invitation(desk)))
         desk.answer("advertise", encoded(advertise(0)))
         desk.clock = lambda: NOON + timedelta(hours=7)
-        later = replace(advertise(0), step="share")
+        later = Requests(requests=(replace(advertise(0).requests[0], step="share"),))
         assert not reason(desk, "share", later).startswith("policy:")  # the packet is bad, but it was looked at
         assert reason(desk, "advertise", advertise(1)).startswith("policy:hours: ")
     finally:

@@ -70,7 +70,7 @@ def alive(path: Path) -> bool:
 
 def test_a_question_is_answered_by_the_party(path):
     assert said(path).startswith("terms differ: the coordinator holds 0, this party ")
-    assert said(path, "unmask") == "round_number: missing"
+    assert said(path, "unmask") == "requests: missing"
 
 
 def test_the_socket_is_the_owners_alone_and_goes_with_the_process(short_folder):

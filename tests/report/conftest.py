@@ -175,7 +175,7 @@ def example_results():
         "federation": {
             "secagg": "secure",
             "rounds": 65,
-            "exchanges_per_round": 5,
+            "exchanges_per_round": 3,
             "messages": 3912,
             "bytes_up_per_party": 162_130,
             "void_rounds": [],

@@ -98,7 +98,7 @@ def test_all_tables_show_the_numbers_of_the_results(results, page_as_is):
     for line in results["not_protected"] + results["assumptions"]:
         assert line in shown
     assert "data.source.partition.column job" in shown
-    assert "the server saw their sum, and no party's own. 65 rounds of 5 exchanges, 3,912 messages" in shown
+    assert "the server saw their sum, and no party's own. 65 rounds of 3 exchanges, 3,912 messages" in shown
     assert "No round was void." in shown
     assert "No party was lost and no message rejected." in shown
 

@@ -54,13 +54,14 @@ def shared(write_market, tmp_path_factory: pytest.TempPathFactory) -> Simulation
 
 @pytest.fixture(scope="module")
 def silent_now_and_then(write_market, tmp_path_factory: pytest.TempPathFactory) -> Simulation:
-    """The same experiment, with two answers lost in round 2 and one in round 4 of the masked run."""
+    """The same experiment; two parties miss the exchange in which round 2 ends and 3 begins, another one a mask."""
 
     def deaf(grid, messages, *, timeout=None):
         return grid.pull_messages(grid.push_messages(message for message in messages if not lost(message)))
 
     def lost(message: Message) -> bool:
-        number = msgpack.unpackb(message.content["fedmarket"]["frame"], strict_map_key=False).get("round_number")
+        fields = msgpack.unpackb(message.content["fedmarket"]["frame"], strict_map_key=False)
+        number = fields["requests"][0]["round_number"] if "requests" in fields else None
         place = (message.metadata.message_type, number, message.metadata.dst_node_id)
         return place in {("query.consent", 2, 2), ("query.consent", 2, 3), ("train.mask", 4, 1)}
 
@@ -177,8 +178,8 @@ def test_the_plan_and_the_federation_are_told(results):
     assert federation == {
         "secagg": "secure",
         "rounds": 8,
-        "exchanges_per_round": 5,
-        "messages": 4 + 4 * 5 * 8 + 8,
+        "exchanges_per_round": 3,
+        "messages": 4 + 4 * (5 + 3 * 7) + 8,
         "void_rounds": [],
         "rejections": [],
     }
@@ -186,25 +187,33 @@ def test_the_plan_and_the_federation_are_told(results):
 
 def test_lost_answers_and_void_rounds_are_told_by_seed(silent_now_and_then):
     results = silent_now_and_then.results
-    reason = "round 2 is void, consent: expected at least 3 parties, 2 are left"
-    assert results["federation"]["void_rounds"] == [{"seed": seed, "round": 2, "reason": reason} for seed in (0, 1)]
-    lost = [(2, "consent", "grocer"), (2, "consent", "insurer"), (4, "mask", "bank")]
+    said = "round {} is void, {}: expected at least 3 parties, 2 are left"
+    assert results["federation"]["void_rounds"] == [
+        {"seed": seed, "round": number, "reason": said.format(number, step)}
+        for seed in (0, 1)
+        for number, step in ((2, "consent"), (3, "advertise"))
+    ]
+    lost = [
+        (number, step, party) for party in ("grocer", "insurer") for number, step in ((2, "consent"), (3, "advertise"))
+    ]
+    lost.append((4, "mask", "bank"))
     assert results["federation"]["rejections"] == [
         {"seed": seed, "round": number, "step": step, "party": party, "reason": "no reply in time"}
         for seed in (0, 1)
         for number, step, party in lost
     ]
-    assert results["federation"]["messages"] == 4 + 4 * 5 * 8 + 8 - 2 - 4 - 1 - 2
+    exchanges = 5 + 3 + 2 + 5 + 3 * 3  # of rounds 0 and 1, of 2 and 3 together, of 4, and of those after it
+    assert results["federation"]["messages"] == 4 + 4 * exchanges + 8 - 2 - 1
     page = (silent_now_and_then.folder / "report.html").read_text(encoding="utf-8")
-    assert "2 rounds were void" in page
-    assert "6 answers were missing or rejected" in page
+    assert "4 rounds were void" in page
+    assert "10 answers were missing or rejected" in page
 
 
 def test_what_a_void_round_cost_is_in_the_epsilon_and_what_was_not_asked_is_not(results, silent_now_and_then):
     other = silent_now_and_then.results["privacy"]
-    assert other["bank"]["epsilon"] < results["privacy"]["bank"]["epsilon"]
     for name in ("grocer", "insurer", "telecom"):
-        assert other[name]["epsilon"] == results["privacy"][name]["epsilon"]
+        assert other["bank"]["epsilon"] < other[name]["epsilon"] < results["privacy"][name]["epsilon"]
+    assert other["grocer"]["epsilon"] == other["insurer"]["epsilon"] == other["telecom"]["epsilon"]
 
 
 def test_what_is_assumed_and_not_protected_depends_on_who_sees_the_updates(results, open_market_results):

@@ -106,7 +106,7 @@ def party_under(plan: PrivacyPlan, *, extreme: bool) -> Party:
 
 def request_for(number: int) -> Request:
     asked = {"run": RUN, "round_number": number, "phase": RELEASES[number], "step": "sum"}
-    return Request(**asked, model_hash=MODEL.hash, model=MODEL, packet=b"")
+    return Request(**asked, model=MODEL, packet=b"")
 
 
 def transcript(party: Party) -> np.ndarray:

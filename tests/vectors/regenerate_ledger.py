@@ -67,7 +67,7 @@ def statements() -> list[dict[str, Any]]:
 
     def reserved(round_number: int, phase: str) -> dict[str, Any]:
         figures = [{"accountant": "pld", "version": "0.6.0", "epsilon": decimal(0.25 + round_number / 8)}]
-        body = {"run": RUN, "round": round_number, "phase": phase, "count": 1, "model_hash": hashed("model")}
+        body = {"run": RUN, "round": round_number, "phase": phase, "count": 1}
         return {"kind": "reserved", **body, "figures": figures, "cap": "4.0"}
 
     return [
@@ -92,7 +92,7 @@ def statements() -> list[dict[str, Any]]:
             "plan": plan,
         },
         reserved(0, "centre"),
-        {"kind": "committed", "run": RUN, "round": 0, "content_hash": hashed("sum")},
+        {"kind": "committed", "run": RUN, "round": 0, "model_hash": hashed("model 0"), "content_hash": hashed("sum")},
         reserved(1, "update"),
         {"kind": "voided", "run": RUN, "round": 1, "left": False, "reason": "too few parties"},
         reserved(2, "update"),
