@@ -62,7 +62,7 @@ def run(options: argparse.Namespace, sockets: Path, say: Say) -> None:
     with Federation.of(consortium) as federation:
         federation.preflight(say)
         say(f"the operator runs the experiment; logs are in {log} and {folder}/parties")
-        federation.run(output, seconds=SECONDS_BESIDE + SECONDS_A_ROUND * consortium.rounds, say=say)
+        federation.run(output, seconds=SECONDS_BESIDE + SECONDS_A_ROUND * consortium.terms.rounds, say=say)
         say("the run has ended; stopping what was started")
     verdict = need_verified(consortium, output / "bundle.zip")
     say("the bundle holds under everybody's keys: integrity, completeness, every epsilon")

@@ -25,6 +25,7 @@ from fedmarket.errors import ConfigError, FederationStopped
 from fedmarket.experiment.arms import JOINT, arm_named, terms_of
 from fedmarket.experiment.market import Market, MarketKey, declared_rows, open_market
 from fedmarket.federation.roster import Member, Roster, load_roster, new_roster
+from fedmarket.federation.terms import Terms
 from fedmarket.files import write_text
 from fedmarket.loopback.processes import commanded, free_ports
 from fedmarket.operator.settings import SETTINGS_FILE, Home, load_home
@@ -69,7 +70,7 @@ class Consortium:
     Attributes:
         log_key: of the server's log, as partners and auditors hold it.
         seeded: whether noise comes from a seed, so that a simulation gives the same model.
-        rounds: of the whole run, as its terms count them.
+        terms: what the documents mean; its rounds are those of the whole run.
     """
 
     folder: Path
@@ -79,7 +80,7 @@ class Consortium:
     home: Home
     sites: tuple[Site, ...]
     seeded: bool
-    rounds: int
+    terms: Terms
 
     @property
     def settings(self) -> Path:
@@ -132,7 +133,7 @@ def make_consortium(
         home=home,
         sites=sites,
         seeded=seeded,
-        rounds=terms_of(arm_named(JOINT), settings, market.contract, seed=market.seed).rounds,
+        terms=terms_of(arm_named(JOINT), settings, market.contract, seed=market.seed),
     )
 
 
