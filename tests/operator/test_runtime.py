@@ -1,6 +1,7 @@
 """A federation as it is between organisations: a SuperLink, five SuperNodes and five party processes, start to model.
 
-Only loopback. A second run, in which things are killed, is in ``tests/loopback``.
+Only loopback. Then a second run, in which some of it is killed; ``experiments/federation/kill.py`` kills all of it in
+every phase.
 """
 
 import subprocess
@@ -14,6 +15,7 @@ from fedmarket.errors import FederationStopped
 from fedmarket.loopback.documents import make_consortium
 from fedmarket.loopback.federation import Federation, sockets_folder
 from fedmarket.loopback.findings import need_bit_equal, need_verified, simulated_model
+from fedmarket.loopback.kills import Case, need_nothing_lost, run_with_kills
 from fedmarket.loopback.processes import BIN, environment_of, found
 from fedmarket.operator.settings import Home
 from fedmarket.operator.superlink import running
@@ -36,13 +38,16 @@ SHORT = {
 }
 """Three rounds, and patience: Flower starts a process for each message, five at once on shared cores."""
 
+TWO_RUNS = 2.0
+"""Cap on epsilon."""
+
 
 @pytest.fixture(scope="module")
 def federation(write_market, tmp_path_factory) -> Iterator[Federation]:
     folder = tmp_path_factory.mktemp("federation")
     config = write_market(folder / "market", *FIVE)
     with sockets_folder() as sockets:
-        made = make_consortium(folder / "made", config, app=ROOT, sockets=sockets, changes=SHORT)
+        made = make_consortium(folder / "made", config, app=ROOT, sockets=sockets, changes=SHORT, cap=TWO_RUNS)
         with Federation.of(made) as started:
             yield started
         assert not found(started.server_home, *(daemon.home for daemon in (*started.parties, *started.nodes)))
@@ -87,7 +92,7 @@ def test_processes_give_the_model_of_a_simulation_to_the_last_bit(federation, ou
 def test_the_bundle_holds_under_everybodys_keys(federation, output):
     verdict = need_verified(federation.consortium, output / "bundle.zip")
     assert len(verdict.parties) == 5
-    assert all(0.9 < party.epsilon <= party.cap for party in verdict.parties)
+    assert all(0.9 < party.epsilon <= 1.0 for party in verdict.parties)
 
 
 def test_a_finished_run_is_not_run_again(federation, output):
@@ -104,6 +109,19 @@ def test_no_secret_of_the_server_is_on_a_command_line(federation):
     for words in there.values():
         assert not any(secret in word for secret in secrets for word in words)
         assert "--token" not in words
+
+
+@pytest.mark.usefixtures("output")
+def test_what_is_killed_costs_a_round_and_no_budget(federation):
+    steps, said = federation.consortium.terms.steps, []
+    cases = [Case(victim="party", phase=steps[0]), Case(victim="serverapp", phase=steps[-1])]
+    output = federation.consortium.folder / "killed"
+    happened = run_with_kills(federation, list(cases), output, seconds=RUN_SECONDS, say=said.append)
+    assert {case for case, _ in happened} == set(cases), said
+    verdict = need_verified(federation.consortium, output / "bundle.zip")
+    assert all(party.epsilon <= TWO_RUNS for party in verdict.parties)
+    assert all(daemon.alive for daemon in (*federation.parties, *federation.nodes))
+    assert need_nothing_lost(federation) >= 2 * 3 * 4
 
 
 def test_without_superlink_there_is_one_line(make, federation, tmp_path):
