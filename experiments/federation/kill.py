@@ -17,7 +17,7 @@ from fedmarket.loopback.kills import VICTIMS, Case, all_cases, need_nothing_lost
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_name("config.toml")
 INTERRUPTED = 130
-MOST_RUNS = 12
+MOST_RUNS = 20
 
 
 def main() -> int:
@@ -47,6 +47,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="of training in each run; default: 7")
     parser.add_argument("--minutes", type=float, default=60.0, help="after which no further run is begun; default: 60")
     parser.add_argument("--victims", default=",".join(VICTIMS), help=f"default: {','.join(VICTIMS)}")
+    parser.add_argument("--moments", default="asked,answered", help="default: asked,answered")
     return parser.parse_args()
 
 
@@ -57,7 +58,7 @@ def kill(options: argparse.Namespace, sockets: Path, say: Say) -> list[Case]:
     changes = {"training.rounds": options.rounds}
     say(f"making folders, keys and documents of a server and its parties in {folder}")
     consortium = make_consortium(folder, options.config, app=ROOT, sockets=sockets, changes=changes, cap=MOST_RUNS)
-    left, done = all_cases(consortium.terms.steps, options.victims.split(",")), []
+    left, done = all_cases(consortium.terms.steps, options.victims.split(","), options.moments.split(",")), []
     with Federation.of(consortium) as federation:
         for number in range(1, 1 + MOST_RUNS):
             if not left or time.monotonic() > until:
@@ -74,7 +75,7 @@ def kill(options: argparse.Namespace, sockets: Path, say: Say) -> list[Case]:
         say(f"{need_nothing_lost(federation)} answers released something, and the ledgers paid for all of them")
     for number, case, round_number in done:
         where = "" if case.phase in (JOIN, CLOSE) else f", round {round_number}"
-        print(f"  {case.victim:<10} killed in {case.phase:<10} run {number}{where}: a model, a ledger that holds")
+        print(f"  {case!s:<34} run {number}{where}: a model, and a ledger that holds")
     return left
 
 

@@ -1,8 +1,9 @@
 """What runs is killed while it runs, as a power cut would, and started again as whoever keeps it alive would do.
 
 A case is a victim and what the run asks for when it dies; the phases are those of the terms, so nothing here knows how
-many there are in a round. A victim is killed when the run's own state file says that the phase is asked. The next one
-is killed when every party has answered something since: then each case is of a whole federation.
+many there are in a round. A victim is killed when the run's own state file says that the phase is asked, so before it
+hears of it, or when its party has answered, so before all know of it. The next one is killed when every party has
+answered something since: then each case is of a whole federation.
 """
 
 import re
@@ -10,9 +11,10 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from fedmarket.aggregation.steps import RELEASING
 from fedmarket.errors import FederationStopped
@@ -24,6 +26,8 @@ from fedmarket.operator.follow import progress_of
 
 VICTIMS = ("party", "supernode", "serverapp", "superlink")
 OF_THE_SERVER = ("serverapp", "superlink")
+
+Moment = Literal["asked", "answered"]
 
 LOOK_SECONDS = 0.1
 FIRST_BACK_OFF, LONGEST_BACK_OFF = 2.0, 16.0
@@ -41,15 +45,16 @@ class Case:
 
     victim: str
     phase: str
+    moment: Moment = "asked"
 
     def __str__(self) -> str:
-        return f"{self.victim} in {self.phase}"
+        return f"{self.victim} in {self.phase}, {self.moment}"
 
 
-def all_cases(steps: Iterable[str], victims: Iterable[str] = VICTIMS) -> list[Case]:
-    """Return every victim in every phase of a run whose rounds have these steps."""
-    phases = (JOIN, *steps, CLOSE)
-    return [Case(victim=victim, phase=phase) for phase in phases for victim in victims]
+def all_cases(steps: Iterable[str], victims: Iterable[str], moments: Iterable[Moment]) -> list[Case]:
+    """Return every victim in every phase of a run whose rounds have these steps, at each of the moments."""
+    phases = product((JOIN, *steps, CLOSE), victims, moments)
+    return [Case(victim=victim, phase=phase, moment=moment) for phase, victim, moment in phases]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,14 +99,16 @@ class Killer:
     _keepers: list[Keeper] = field(default_factory=list)
     _marks: list[int] = field(default_factory=list)
     _stood: int = -2
-    _place: int = 0
+    _began: list[int] = field(default_factory=list)
+    _next: int = 0
     _stopped: Event = field(default_factory=Event)
     _thread: Thread | None = None
 
     def __enter__(self) -> Self:
         """Begin to look."""
         self._keepers = [Keeper(daemon=one) for one in (*self.federation.parties, *self.federation.nodes)]
-        self._marks = [0] * len(self.federation.parties)
+        self._began = [party.log.stat().st_size for party in self.federation.parties]
+        self._marks = list(self._began)
         self._thread = Thread(target=self._work, daemon=True)
         self._thread.start()
         return self
@@ -127,7 +134,9 @@ class Killer:
         phase = JOIN if told["doing"].startswith("waiting") else str(told["doing"])
         number = int(told["round"])
         for case in self.cases:
-            if case.phase == phase and self._ready(case, number, told["parties"]):
+            if case.phase != phase or (case.moment == "answered" and not self._answered(phase, number)):
+                continue
+            if self._ready(case, number, told["parties"]):
                 self.cases.remove(case)
                 self._kill(case, number)
                 self.done.append((case, number))
@@ -148,6 +157,12 @@ class Killer:
             if site.name in joined or case.victim not in OF_THE_SERVER
         )
 
+    def _answered(self, phase: str, number: int) -> bool:
+        """Whether the next victim's party has just answered this."""
+        party = self.federation.parties[self._next]
+        found = _ANSWERED.findall(said_since(party, self._began[self._next]))
+        return bool(found) and found[-1][0] == phase and found[-1][2] in ("", str(number))
+
     def _is_back(self, place: int) -> bool:
         party, node = self.federation.parties[place], self.federation.nodes[place]
         if not (party.alive and node.alive):
@@ -158,10 +173,10 @@ class Killer:
     def _kill(self, case: Case, number: int) -> None:
         federation = self.federation
         if case.victim not in OF_THE_SERVER:
-            self._place = (self._place + 1) % len(federation.parties)
-            self._marks[self._place] = federation.parties[self._place].log.stat().st_size
+            place, self._next = self._next, (self._next + 1) % len(federation.parties)
+            self._marks[place] = federation.parties[place].log.stat().st_size
             daemons = federation.parties if case.victim == "party" else federation.nodes
-            daemons[self._place].kill()
+            daemons[place].kill()
             return
         self._stood = number
         self._marks = [party.log.stat().st_size for party in federation.parties]
