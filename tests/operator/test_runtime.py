@@ -122,6 +122,10 @@ def test_what_is_killed_costs_a_round_and_no_budget(federation):
     assert all(party.epsilon <= TWO_RUNS for party in verdict.parties)
     assert all(daemon.alive for daemon in (*federation.parties, *federation.nodes))
     assert need_nothing_lost(federation) >= 2 * 3 * 4
+    with federation.parties[0].log.open("a") as log:
+        log.write("2026-01-01 00:00:00,000 INFO mask 0123456789ab round 9: answered (3 ms)\n")
+    with pytest.raises(FederationStopped, match="round 9 of 0123456789ab left and is not in its ledger"):
+        need_nothing_lost(federation)
 
 
 def test_without_superlink_there_is_one_line(make, federation, tmp_path):
