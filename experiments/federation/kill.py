@@ -47,6 +47,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="of training in each run; default: 7")
     parser.add_argument("--minutes", type=float, default=60.0, help="after which no further run is begun; default: 60")
     parser.add_argument("--victims", default=",".join(VICTIMS), help=f"default: {','.join(VICTIMS)}")
+    parser.add_argument("--phases", default="", help="default: join, the steps of a round, close")
     parser.add_argument("--moments", default="asked,answered", help="default: asked,answered")
     return parser.parse_args()
 
@@ -58,7 +59,9 @@ def kill(options: argparse.Namespace, sockets: Path, say: Say) -> list[Case]:
     changes = {"training.rounds": options.rounds}
     say(f"making folders, keys and documents of a server and its parties in {folder}")
     consortium = make_consortium(folder, options.config, app=ROOT, sockets=sockets, changes=changes, cap=MOST_RUNS)
-    left, done = all_cases(consortium.terms.steps, options.victims.split(","), options.moments.split(",")), []
+    victims, moments = options.victims.split(","), options.moments.split(",")
+    phases = options.phases.split(",") if options.phases else (JOIN, *consortium.terms.steps, CLOSE)
+    left, done = all_cases(phases, victims, moments), []
     with Federation.of(consortium) as federation:
         for number in range(1, 1 + MOST_RUNS):
             if not left or time.monotonic() > until:

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 
 from fedmarket.aggregation.steps import RELEASING
 from fedmarket.errors import FederationStopped
-from fedmarket.federation.answering import CLOSE, JOIN
+from fedmarket.federation.answering import JOIN
 from fedmarket.ledger.look import look
 from fedmarket.loopback.federation import Federation, Say
 from fedmarket.loopback.processes import Daemon, end
@@ -51,10 +51,10 @@ class Case:
         return f"{self.victim} in {self.phase}, {self.moment}"
 
 
-def all_cases(steps: Iterable[str], victims: Iterable[str], moments: Iterable[Moment]) -> list[Case]:
-    """Return every victim in every phase of a run whose rounds have these steps, at each of the moments."""
-    phases = product((JOIN, *steps, CLOSE), victims, moments)
-    return [Case(victim=victim, phase=phase, moment=moment) for phase, victim, moment in phases]
+def all_cases(phases: Iterable[str], victims: Iterable[str], moments: Iterable[Moment]) -> list[Case]:
+    """Return every victim in every phase, at each of the moments."""
+    every = product(phases, victims, moments)
+    return [Case(victim=victim, phase=phase, moment=moment) for phase, victim, moment in every]
 
 
 @dataclass(slots=True, kw_only=True)

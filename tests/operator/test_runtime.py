@@ -43,10 +43,11 @@ TWO_RUNS = 2.0
 
 
 @pytest.fixture(scope="module")
-def federation(write_market, tmp_path_factory) -> Iterator[Federation]:
+def federation(write_market, installed, tmp_path_factory) -> Iterator[Federation]:
     folder = tmp_path_factory.mktemp("federation")
     config = write_market(folder / "market", *FIVE)
-    with sockets_folder() as sockets:
+    with sockets_folder() as sockets, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(installed))
         made = make_consortium(folder / "made", config, app=ROOT, sockets=sockets, changes=SHORT, cap=TWO_RUNS)
         with Federation.of(made) as started:
             yield started
