@@ -26,7 +26,7 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 40.0
-RUN_SECONDS = 120.0
+RUN_SECONDS = 240.0
 
 
 @dataclass(frozen=True)

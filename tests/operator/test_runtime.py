@@ -115,7 +115,7 @@ def test_no_secret_of_the_server_is_on_a_command_line(federation):
 @pytest.mark.usefixtures("output")
 def test_what_is_killed_costs_a_round_and_no_budget(federation):
     steps, said = federation.consortium.terms.steps, []
-    cases = [Case(victim="party", phase=steps[0]), Case(victim="serverapp", phase=steps[-1])]
+    cases = [Case(victim="party", phase=steps[0]), Case(victim="superlink", phase=steps[-1])]
     output = federation.consortium.folder / "killed"
     happened = run_with_kills(federation, list(cases), output, seconds=RUN_SECONDS, say=said.append)
     assert {case for case, _ in happened} == set(cases), said
