@@ -22,7 +22,7 @@ from fedmarket.federation.answering import JOIN
 from fedmarket.ledger.look import look
 from fedmarket.loopback.federation import Federation, Say
 from fedmarket.loopback.processes import Daemon, end
-from fedmarket.operator.follow import progress_of
+from fedmarket.operator.follow import MODEL, progress_of
 
 VICTIMS = ("party", "supernode", "serverapp", "superlink")
 OF_THE_SERVER = ("serverapp", "superlink")
@@ -208,18 +208,20 @@ def run_with_kills(
     with Killer(federation=federation, cases=cases, output=output, say=say) as killer:
         for _ in range(MOST_STARTS):
             left = until - time.monotonic()
-            if killer.failed:
-                raise FederationStopped(f"killing failed: {killer.failed[0]}") from killer.failed[0]
-            if left <= 0:
+            if left <= 0 or killer.failed:
                 break
             try:
                 federation.run(output, seconds=left, say=say)
-                return killer.done
+                break
             except FederationStopped as error:
-                say(str(error))
                 said = str(error)
+                say(said)
                 time.sleep(PAUSE_SECONDS)
-    raise FederationStopped(f"no model after {seconds:g} s: {said}")
+    if killer.failed:
+        raise FederationStopped(f"what was killed cannot be started again: {killer.failed[0]}") from killer.failed[0]
+    if not (output / MODEL).is_file():
+        raise FederationStopped(f"no model after {seconds:g} s: {said}")
+    return killer.done
 
 
 def need_nothing_lost(federation: Federation) -> int:

@@ -1,6 +1,7 @@
 """Who is killed when, and when the next. In ``tests/operator/test_runtime.py`` they are real processes."""
 
 import json
+import time
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -9,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from fedmarket.aggregation.steps import SECURE
+from fedmarket.errors import FederationStopped
 from fedmarket.loopback import kills
-from fedmarket.loopback.kills import VICTIMS, Case, Keeper, Killer, all_cases
+from fedmarket.loopback.kills import VICTIMS, Case, Keeper, Killer, all_cases, run_with_kills
 
 NAMES = ["bank", "grocer"]
 
@@ -157,3 +159,35 @@ def test_what_ended_is_started_after_a_pause_that_grows(tmp_path, monkeypatch):
     assert starts[0] == 2
     assert pauses[:3] == [5, 9, 17]
     assert set(pauses[3:]) == {17}
+
+
+def test_a_run_that_never_ends_well_is_given_up_with_its_last_reason(federation, tmp_path, monkeypatch):
+    monkeypatch.setattr(kills, "MOST_STARTS", 3)
+    monkeypatch.setattr(kills, "PAUSE_SECONDS", 0.0)
+    federation.runs = []
+
+    def run(output, *, seconds, say):
+        federation.runs.append(seconds)
+        raise FederationStopped("too few parties")
+
+    federation.run = run
+    with pytest.raises(FederationStopped, match="no model after 5 s: too few parties"):
+        run_with_kills(federation, [], tmp_path / "run", seconds=5.0, say=lambda line: None)
+    assert len(federation.runs) == 3
+
+
+def test_what_cannot_be_started_again_is_said(federation, tmp_path, monkeypatch):
+    monkeypatch.setattr(kills, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(kills, "LOOK_SECONDS", 0.0)
+    federation.parties[0].alive = False
+
+    def broken() -> None:
+        raise OSError("no such file")
+
+    def run(output, *, seconds, say):
+        time.sleep(0.05)
+        raise FederationStopped("stopped")
+
+    federation.parties[0].start, federation.run = broken, run
+    with pytest.raises(FederationStopped, match="cannot be started again: no such file"):
+        run_with_kills(federation, [], tmp_path / "run", seconds=30.0, say=lambda line: None)
