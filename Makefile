@@ -15,17 +15,20 @@ POSTGRESQL_IN_CI = if test "$(CI)" = true && ! ls /usr/lib/postgresql/*/bin/init
 	(apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends postgresql) \
 	>/dev/null || echo "PostgreSQL cannot be installed here: tests of queries are skipped"; fi
 
-.PHONY: help demo bank test check format clean
+.PHONY: help demo bank federation test check format clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(VENV)/installed ## Simulate a market of eight companies and open the report
 	$(BIN)/fedmarket simulate experiments/demo/config.toml --open
 
 bank: $(VENV)/installed ## Run the bank-marketing experiment on the real UCI data
 	$(BIN)/fedmarket simulate experiments/bank-marketing/config.toml
+
+federation: $(VENV)/installed ## Run five banks and a server as processes of this machine
+	$(BIN)/python experiments/federation/run.py
 
 test: $(VENV)/installed-dev ## Run the whole test suite
 	@$(POSTGRESQL_IN_CI)

@@ -1,6 +1,7 @@
 """What many tests share: tiny markets on disk, and one thread for numerical libraries on shared cores."""
 
 import os
+import shutil
 import warnings
 from collections.abc import Callable
 from datetime import date, timedelta
@@ -233,3 +234,11 @@ def write_joint_market() -> WriteMarket:
         return written(folder, config, demo_contract(joint, ("\n[privacy]", VALUE_OF_THE_JOINT_MARKET)))
 
     return write
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package: who restarts a node with other code is out of the run, and somebody may be editing."""
+    folder = tmp_path_factory.mktemp("installed")
+    shutil.copytree(ROOT / "fedmarket", folder / "fedmarket", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder

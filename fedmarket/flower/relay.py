@@ -18,6 +18,9 @@ SOCKET = "socket"
 LARGEST_ANSWER = 1 << 28
 """Bytes."""
 
+UNREACHABLE, SILENT = "party process not reachable", "party process did not answer in time"
+"""What a relay says where the party is away; it may be back a moment later."""
+
 LONGEST_WAIT = 900.0
 """Seconds; how long the server waits is its own affair."""
 
@@ -36,6 +39,6 @@ def _asked(message: Message, path: Path) -> bytes:
     try:
         return ask(path, action, frame, largest=LARGEST_ANSWER, seconds=LONGEST_WAIT)
     except TimeoutError:
-        raise BadMessage("party process did not answer in time") from None
+        raise BadMessage(SILENT) from None
     except (OSError, ValueError):  # what libc says of it would tell the server about this machine
-        raise BadMessage("party process not reachable") from None
+        raise BadMessage(UNREACHABLE) from None

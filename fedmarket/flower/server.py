@@ -21,7 +21,7 @@ from fedmarket.errors import BadMessage, FederationStopped
 from fedmarket.experiment.arms import arm_named, start_for, terms_of
 from fedmarket.federation.books import plan_of
 from fedmarket.federation.bundling import bundle_of_log
-from fedmarket.federation.coordinator import CLOSE, Coordinator
+from fedmarket.federation.coordinator import CLOSE, JOIN, Coordinator
 from fedmarket.federation.identity import load_identity
 from fedmarket.federation.logbook import Logbook
 from fedmarket.federation.messages import Acceptance, Refused, Replies, Requests, Told, Update
@@ -32,6 +32,7 @@ from fedmarket.federation.wire import decoded, encoded
 from fedmarket.flower.checkpoint import Nodes, StateFolder
 from fedmarket.flower.exchange import exchanged
 from fedmarket.flower.records import frame_in, framed, message_type, model_to_record, statistics_to_record
+from fedmarket.flower.relay import SILENT, UNREACHABLE
 from fedmarket.ledger.bundle import BundleRun, write_bundle
 from fedmarket.models.released import save_model
 
@@ -43,6 +44,11 @@ NODE_WAIT_SECONDS = 60.0
 
 TTL_SLACK_SECONDS = 30.0
 """How long after its time-out a message may still be on its way; a node that comes back later never sees it."""
+
+INVITATIONS, INVITATION_PAUSE_SECONDS = 3, 2.0
+"""How often a node is asked to join at most, and what is between."""
+
+NO_REPLY = "no reply in time"
 
 DONE = "done"
 """What a run does when its model is handed on."""
@@ -119,8 +125,7 @@ def _drive(
     # A run that goes on needs no more nodes than its rounds do.
     least = nodes_expected if not known else min(nodes_expected, coordinator.terms.minimum_survivors)
     nodes = _nodes(grid, nodes_expected, least=least, wait=wait)
-    invitation = "query.join", framed(encoded(coordinator.invitation()))
-    replies = _ask(grid, dict.fromkeys(nodes, invitation), config.reply_timeout_seconds)
+    replies = _invite(grid, coordinator, nodes, timeout=config.reply_timeout_seconds)
     parties = _admit(coordinator, nodes, replies, known=known or {})
     folder.keep(coordinator, parties)
     while not coordinator.finished:
@@ -188,6 +193,30 @@ def _ask(grid: Grid, contents: dict[int, tuple[str, RecordDict]], timeout: float
     return {reply.metadata.src_node_id: reply for reply in exchanged(grid, messages, timeout=timeout)}
 
 
+def _invite(grid: Grid, coordinator: Coordinator, nodes: list[int], *, timeout: float) -> dict[int, Message]:
+    """Return the nodes' answers to the invitation.
+
+    A party that is away for a moment, as one that is started again, is asked again: it would miss the whole run.
+    """
+    invitation = f"query.{JOIN}", framed(encoded(coordinator.invitation()))
+    replies: dict[int, Message] = {}
+    for attempt in range(INVITATIONS):
+        away = [node for node in nodes if _away(replies, node)]
+        if not away:
+            break
+        time.sleep(INVITATION_PAUSE_SECONDS if attempt else 0.0)
+        replies |= _ask(grid, dict.fromkeys(away, invitation), timeout)
+    return replies
+
+
+def _away(replies: dict[int, Message], node: int) -> bool:
+    try:
+        decoded(Acceptance, _frame(replies, node))
+    except BadMessage as error:
+        return str(error) in (NO_REPLY, UNREACHABLE, SILENT)
+    return False
+
+
 def _admit(coordinator: Coordinator, nodes: list[int], replies: dict[int, Message], *, known: Nodes) -> dict[int, str]:
     """Return the name of the party at each node that joined.
 
@@ -237,7 +266,7 @@ def _replies_of(replies: dict[int, Message], node: int, expected: int) -> tuple[
 
 def _frame(replies: dict[int, Message], node: int) -> bytes:
     if node not in replies:
-        raise BadMessage("no reply in time")
+        raise BadMessage(NO_REPLY)
     reply = replies[node]
     if reply.has_error():
         raise BadMessage(f"the node's app failed (Flower error {reply.error.code})")

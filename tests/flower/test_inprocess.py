@@ -19,6 +19,9 @@ from fedmarket.federation.rehearsal import rehearse
 from fedmarket.federation.wire import decoded, encoded
 from fedmarket.flower.inprocess import Apps, Outcome, load_apps, run_in_process
 from fedmarket.flower.records import frame_in, framed, message_type
+from fedmarket.flower.relay import UNREACHABLE
+from fedmarket.flower.server import INVITATIONS
+from fedmarket.node.question import refusal_of
 from fedmarket.privacy.budget import Spending
 
 NODE = 2
@@ -196,6 +199,28 @@ def test_a_node_that_is_silent_at_the_start_is_named_and_out(silenced, run_confi
     outcome = silenced(run_config(*SHORT, step=step), nodes={NODE}, step="join", rounds={None})
     assert [(r.step, r.party, r.reason) for r in outcome.rejections] == [("join", f"node {NODE}", "no reply in time")]
     assert same(outcome, without)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_party_that_is_away_for_a_moment_at_the_start_is_asked_again(
+    apps, run_with, run_config, monkeypatch, times: int
+):
+    monkeypatch.setattr("fedmarket.flower.server.INVITATION_PAUSE_SECONDS", 0.0)
+    asked: list[int] = []
+
+    def restarting(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == "query.join":
+            asked.append(context.node_id)
+            if context.node_id == NODE and asked.count(NODE) <= times:
+                return Message(framed(refusal_of(UNREACHABLE)), reply_to=message)
+        return apps.client(message, context)
+
+    outcome = run_with(run_config(*SHORT), restarting)
+    out = [(0, "join", f"node {NODE}", UNREACHABLE)] if times == INVITATIONS else []
+    assert [(r.round_number, r.step, r.party, r.reason) for r in outcome.rejections] == out
+    assert [asked.count(node) for node in range(1, 5)] == [
+        min(times + 1, INVITATIONS) if node == NODE else 1 for node in range(1, 5)
+    ]
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -1,12 +1,8 @@
 """Flower's own simulation runtime gives the same masked model as the grid in this process, to the last bit.
 
-A SuperLink of our own is started for it, on free ports and in a home of its own. Whatever it starts inherits the name
-of that home in its environment: so all of it is found, and stopped by process id.
+A SuperLink of our own is started for it, on free ports and in a home of its own.
 """
 
-import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +17,7 @@ from safetensors.numpy import load_file
 from fedmarket.experiment.market import MarketKey, open_market
 from fedmarket.federation.rehearsal import rehearse
 from fedmarket.flower.inprocess import load_apps, run_in_process
+from fedmarket.loopback.processes import BIN, Daemon, environment_of, free_ports, stop_daemons
 
 pytestmark = [
     pytest.mark.runtime,
@@ -28,10 +25,8 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 START_SECONDS = 40.0
-RUN_SECONDS = 120.0
-STOP_SECONDS = 10.0
+RUN_SECONDS = 240.0
 
 
 @dataclass(frozen=True)
@@ -55,30 +50,23 @@ def superlink(tmp_path: Path) -> Iterator[Superlink]:
     port, control = free_ports(2)
     connection = f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
     (home / "config.toml").write_text(connection)
-    environment = os.environ | {
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "FLWR_HOME": str(home),
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
-        "FLWR_LOCAL_CONTROL_API_PORT": str(control),
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
     command = [
         str(BIN / "flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess",
         "--host", "127.0.0.1", "--port", str(port), "--control-api-address", f"127.0.0.1:{control}",
     ]  # fmt: skip
+    more = {
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
+        "FLWR_LOCAL_CONTROL_API_PORT": str(control),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     log = tmp_path / "superlink.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-        try:
-            wait_until_healthy(port, process)
-            yield Superlink(environment=environment, log=log)
-        finally:
-            process.terminate()
-            stop_all(f"FLWR_HOME={home}")
-            process.wait(STOP_SECONDS)
+    daemon = Daemon(name="SuperLink", command=command, home=home, log=log, environment=more)
+    try:
+        daemon.start()
+        wait_until_healthy(port, daemon)
+        yield Superlink(environment=environment_of(home) | more, log=log)
+    finally:
+        stop_daemons([daemon])
 
 
 def test_flowers_own_runtime_gives_the_same_model_to_the_last_bit(superlink: Superlink, write_market, tmp_path: Path):
@@ -107,21 +95,10 @@ def test_flowers_own_runtime_gives_the_same_model_to_the_last_bit(superlink: Sup
     assert abs(there["parameters"]).max() > 0.01
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
-def wait_until_healthy(port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_until_healthy(port: int, daemon: Daemon) -> None:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until:
-        assert process.poll() is None, "the SuperLink stopped at once"
+        assert daemon.alive, "the SuperLink stopped at once"
         try:
             if httpx.get(f"http://127.0.0.1:{port}/health", timeout=1.0).is_success:
                 return
@@ -129,32 +106,3 @@ def wait_until_healthy(port: int, process: subprocess.Popen[bytes]) -> None:
             pass
         time.sleep(0.2)
     pytest.fail(f"no SuperLink after {START_SECONDS:g} s")
-
-
-def stop_all(mark: str) -> None:
-    """Stop every process that was started with ``mark`` in its environment: first ask, then insist."""
-    until = time.monotonic() + STOP_SECONDS
-    while (found := started_with(mark)) and time.monotonic() < until:
-        insist = time.monotonic() > until - STOP_SECONDS / 2
-        for pid in found:
-            try:
-                os.kill(pid, signal.SIGKILL if insist else signal.SIGTERM)
-            except ProcessLookupError:
-                continue
-        time.sleep(0.5)
-    assert not started_with(mark)
-
-
-def started_with(mark: str) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            environment = (entry / "environ").read_bytes().split(b"\0")
-            running = (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-        except OSError:
-            continue
-        if mark.encode() in environment and running:
-            found.append(int(entry.name))
-    return found

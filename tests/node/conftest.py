@@ -1,7 +1,6 @@
 """Nodes of a tiny market: each with a document, an identity, books and a socket of its own."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -184,14 +183,6 @@ class Process:
         assert self.running is not None
         pages = Path(f"/proc/{self.running.pid}/statm").read_text(encoding="ascii").split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-@pytest.fixture(scope="session")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the package: who restarts a node with other code is out of the run, and somebody may be editing."""
-    folder = tmp_path_factory.mktemp("installed")
-    shutil.copytree(ROOT / "fedmarket", folder / "fedmarket", ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""A whole federation between processes of this machine, by the commands that partners and operator give."""
