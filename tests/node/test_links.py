@@ -1,0 +1,112 @@
+"""Slow and dead lines between relay and party: a slow one changes nothing, a cut or dead one costs its party rounds."""
+
+import runpy
+import time
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from fedmarket.errors import FederationStopped
+from fedmarket.flower.inprocess import run_in_process
+from fedmarket.flower.records import MODEL_ARRAYS
+
+HERE = Path(__file__).parent
+PARTIES, LINKS = (runpy.run_path(str(HERE / f"{name}.py")) for name in ("parties", "links"))
+asked_in, linked, ConcurrentGrid = PARTIES["asked_in"], LINKS["linked"], PARTIES["ConcurrentGrid"]
+VICTIM = 1
+SHORT = (
+    ("reply_timeout_seconds = 60.0", "reply_timeout_seconds = 1.0"),
+    ("training_timeout_seconds = 60.0", "training_timeout_seconds = 1.0"),
+)
+"""A party in this process answers in milliseconds; who is silent for a second is away."""
+
+
+@pytest.fixture
+def reached(served):
+    """Return a context in which all nodes are served, those at ``places`` over links, which it gives with sockets."""
+
+    @contextmanager
+    def over(nodes, *places: int):
+        with ExitStack() as ending:
+            for place in range(4):
+                ending.enter_context(served(nodes, place))
+            sockets = {place: nodes.folder / f"link-{place}" for place in places}
+            yield [ending.enter_context(linked(sockets[place], nodes.socket(place))) for place in places], sockets
+
+    return over
+
+
+def numbers_of(outcome) -> list[bytes]:
+    return [getattr(outcome.model, part).tobytes() for part in MODEL_ARRAYS]
+
+
+def test_a_run_over_slow_links_gives_the_same_model_to_the_last_bit(nodes, make_nodes, apps, reached, tmp_path):
+    with reached(nodes, 0, VICTIM) as ((late, narrow), sockets):
+        late.seconds, narrow.rate = 0.02, 100_000.0
+        outcome = nodes.relayed(apps, sockets=sockets, grid_type=ConcurrentGrid)
+    assert min(late.connections, narrow.connections) > 40
+    assert outcome.rejections == outcome.void_rounds == ()
+    assert numbers_of(outcome) == numbers_of(run_in_process(apps, make_nodes(folder=tmp_path).run_config, nodes=4))
+
+
+@pytest.mark.parametrize("where", ["header", "question", "answer"])
+def test_a_cut_connection_costs_its_party_that_round_and_no_other(nodes, apps, reached, where):
+    """Every sixth message to the victim is cut, so that each step of a round is met, joining and closing left out."""
+    count, cut_in = Counter(), []
+
+    def before(message) -> None:
+        number, _ = asked_in(message)
+        if message.metadata.dst_node_id != VICTIM + 1:
+            return
+        count["asked"] += number >= 0
+        carried = {"header": 5, "question": 60, "answer": len(PARTIES["frame_in"](message.content)) + 30}[where]
+        link.cut_after = carried if number >= 0 and count["asked"] % 6 == 2 else None
+        cut_in.extend([number] * (link.cut_after is not None))
+
+    with reached(nodes, VICTIM) as ((link,), sockets):
+        outcome = nodes.relayed(apps, before, sockets=sockets, grid_type=ConcurrentGrid)
+    assert link.cuts == len(cut_in) >= 4
+    assert len(set(cut_in)) == len(cut_in)
+    assert [(said.round_number, said.party) for said in outcome.rejections] == [
+        (number, nodes.names[VICTIM]) for number in cut_in
+    ]
+    assert {said.reason for said in outcome.rejections} <= {
+        "the connection ended before a question or an answer was whole", "party process not reachable",
+    }  # fmt: skip
+    assert outcome.void_rounds == ()
+
+
+def test_a_dead_link_costs_the_time_out_and_the_party_is_back_when_it_lives_again(make_nodes, apps, reached):
+    nodes, dead_in = make_nodes(*SHORT), (2, 3)
+
+    def before(message) -> None:
+        number, _ = asked_in(message)
+        if message.metadata.dst_node_id == VICTIM + 1:
+            link.dead = number in dead_in
+
+    with reached(nodes, VICTIM) as ((link,), sockets):
+        began = time.monotonic()
+        outcome = nodes.relayed(apps, before, sockets=sockets, grid_type=ConcurrentGrid)
+        assert time.monotonic() - began < 20
+    assert link.swallowed > 0
+    assert [(said.round_number, said.party, said.reason) for said in outcome.rejections] == [
+        (number, nodes.names[VICTIM], "no reply in time") for number in dead_in
+    ]
+    assert outcome.void_rounds == ()
+
+
+def test_with_too_many_dead_links_the_run_ends_in_time_and_says_why(make_nodes, apps, reached):
+    nodes = make_nodes(*SHORT)
+
+    def before(message) -> None:
+        if asked_in(message)[0] == 2:
+            links[0].dead = links[1].dead = True
+
+    with reached(nodes, 0, VICTIM) as (links, sockets):
+        began = time.monotonic()
+        with pytest.raises(FederationStopped, match="expected at least 3 parties, 2 are left") as stopped:
+            nodes.relayed(apps, before, sockets=sockets, grid_type=ConcurrentGrid)
+        assert time.monotonic() - began < 20
+    assert "no reply in time" in str(stopped.value)
