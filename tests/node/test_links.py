@@ -78,6 +78,24 @@ def test_a_cut_connection_costs_its_party_that_round_and_no_other(nodes, apps, r
     assert outcome.void_rounds == ()
 
 
+@pytest.mark.parametrize("step", ["join", "close"])
+def test_a_cut_outside_of_rounds_is_told_by_name_and_the_run_ends_with_a_model(nodes, apps, reached, step):
+    """Who is cut off while joining is out of the whole run; at the end it costs nothing but one question of two."""
+    done = []
+
+    def before(message) -> None:
+        if message.metadata.dst_node_id == VICTIM + 1:
+            link.cut_after = 5 if asked_in(message)[1] == step and not done else None
+            done.extend([step] * (link.cut_after is not None))
+
+    with reached(nodes, VICTIM) as ((link,), sockets):
+        outcome = nodes.relayed(apps, before, sockets=sockets, grid_type=ConcurrentGrid)
+    (said,) = outcome.rejections
+    assert (said.step, said.party) == (step, "node 2" if step == "join" else nodes.names[VICTIM])
+    assert (link.connections == 1) is (step == "join")
+    assert outcome.void_rounds == ()
+
+
 def test_a_dead_link_costs_the_time_out_and_the_party_is_back_when_it_lives_again(make_nodes, apps, reached):
     nodes, dead_in = make_nodes(*SHORT), (2, 3)
 
