@@ -131,9 +131,21 @@ class InProcessGrid(Grid):
 
 
 def run_in_process(
-    apps: Apps, run_config: RunConfig, *, nodes: int, on_exchange: OnExchange = lambda _: None
+    apps: Apps,
+    run_config: RunConfig,
+    *,
+    nodes: int,
+    on_exchange: OnExchange = lambda _: None,
+    grid_type: type[InProcessGrid] = InProcessGrid,
 ) -> Outcome:
     """Run one federation of ``nodes`` nodes with both apps in this process.
+
+    Args:
+        apps: of the project.
+        run_config: what the ServerApp is told.
+        nodes: how many.
+        on_exchange: told what was asked, after each exchange.
+        grid_type: what carries the messages.
 
     Raises:
         FedmarketError: whatever stops the run, as the ServerApp raises it.
@@ -150,7 +162,7 @@ def run_in_process(
     }
     # Flower stamps every message with the identity of the process that it runs in.
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, SERVER_NODE, 0
-    grid = InProcessGrid(apps.client, contexts, on_exchange=on_exchange)
+    grid = grid_type(apps.client, contexts, on_exchange=on_exchange)
     context = Context(
         run_id=RUN_ID, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config=dict(run_config)
     )

@@ -22,6 +22,7 @@ LONGEST_ACTION = 16
 
 _HEADER = struct.Struct(">4sBQ")
 _PIECE = 1 << 16
+_PAUSE_SECONDS = 0.05
 
 
 def send(connection: socket.socket, action: str, frame: bytes, *, until: float) -> None:
@@ -80,8 +81,7 @@ def ask(path: Path, action: str, frame: bytes, *, largest: int, seconds: float) 
     """
     until = time.monotonic() + seconds
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(_left(until))
-        connection.connect(str(path))
+        _connect(connection, path, until)
         with suppress(BrokenPipeError, ConnectionResetError):  # refused by its header: the answer says why
             send(connection, action, frame, until=until)
         named, answer = receive(connection, largest=largest, until=until)
@@ -94,6 +94,18 @@ def refusal_of(reason: str) -> bytes:
     """Return the frame of :class:`fedmarket.federation.messages.Refused`, without loading what it takes to read one."""
     frame: bytes = msgpack.packb({"reason": reason})
     return frame
+
+
+def _connect(connection: socket.socket, path: Path, until: float) -> None:
+    """Connect; where so many wait already that the operating system takes no more, wait too."""
+    while True:
+        connection.settimeout(_left(until))
+        try:
+            connection.connect(str(path))
+        except BlockingIOError:  # a Unix socket with a full queue says so at once, whatever the time-out
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _exactly(connection: socket.socket, size: int, until: float) -> bytearray:
