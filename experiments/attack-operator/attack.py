@@ -152,7 +152,9 @@ def afterwards(nodes: Any, process: Any, before: Any) -> list[Any]:
     alive, after = process.running.poll() is None, GROWTH["Sample"].of(process.running.pid, 1)
     outside = [
         str(path) for top in ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - where a process might write
-        for path in Path(top).rglob("*") if not path.is_relative_to(nodes.folder) and _owner(path) == PARTY_USER
+        for folder, folders, files in os.walk(top)  # which others change meanwhile
+        for path in (Path(folder, name) for name in (*folders, *files))
+        if not path.is_relative_to(nodes.folder) and _owner(path) == PARTY_USER
     ]  # fmt: skip
     ledger = look(nodes.books(0))
     epsilon, cap = ledger.state.spent().epsilon, load_partner(nodes.document(0)).section.cap
