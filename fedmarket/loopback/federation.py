@@ -30,7 +30,7 @@ from fedmarket.loopback.processes import (
 )
 from fedmarket.operator.superlink import running
 
-START_SECONDS = 90.0
+START_SECONDS = 180.0
 """For all party processes to listen."""
 
 Say = Callable[[str], None]
