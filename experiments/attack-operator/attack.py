@@ -92,7 +92,7 @@ def missing() -> str:
     if shutil.which("setpriv") is None:
         return "setpriv is not installed"
     ran = subprocess.run(
-        [*python_as(PARTY_USER), "-c", "import fedmarket, flwr, torch"], cwd="/", capture_output=True, check=False
+        [*python_as(PARTY_USER), "-c", "import flwr, torch"], cwd="/", capture_output=True, check=False
     )
     return f"another user cannot run {sys.executable}" if ran.returncode else ""
 
@@ -112,7 +112,7 @@ def serving(nodes: Any, code: Path) -> Iterator[Any]:
         process.running.wait()
 
 
-def attacked(nodes: Any, operator: Path, process: Any) -> list[Any]:
+def attacked(nodes: Any, operator: Path, process: Any, code: Path) -> list[Any]:
     """Run the shipped app as the relay's user, and return what it tried."""
     listed = {
         "customers' table": "customers.csv", "private key": "00.pem", "ledger": "00/ledger.jsonl",
@@ -125,8 +125,9 @@ def attacked(nodes: Any, operator: Path, process: Any) -> list[Any]:
     }  # fmt: skip
     assert all(Path(path).is_file() for path in plan["listed"].values())
     ran = subprocess.run(
-        [*python_as(RELAY_USER), str(HERE / "shipped.py")], input=json.dumps(plan), capture_output=True, text=True,
-        cwd=operator, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=500, check=False,
+        [*python_as(RELAY_USER), str(code / HERE.name / "shipped.py")],
+        input=json.dumps(plan), capture_output=True, text=True,
+        cwd=operator, env=os.environ | {"PYTHONPATH": str(code)}, timeout=500, check=False,
     )  # fmt: skip
     if ran.returncode:
         raise SystemExit(f"the shipped app failed:\n{ran.stderr}")
@@ -134,28 +135,24 @@ def attacked(nodes: Any, operator: Path, process: Any) -> list[Any]:
 
 
 def as_another(process: Any) -> list[Any]:
-    """Try to be answered as a user who may not ask: without the group, and with it."""
+    """Try to be answered as a user who may not ask, without the relay's group and with it; first as one who may."""
     found = []
-    for what, group, expected in (
-        ("connect as another user", OTHER_USER, "Permission denied"),
-        ("be answered as another user of the relay's group", RELAY_USER, "no answer|reset|Broken pipe"),
+    for what, user, group, expected in (
+        ("the relay's user is answered", RELAY_USER, RELAY_USER, "^b'f'$"),
+        ("connect as another user", OTHER_USER, OTHER_USER, "Permission denied"),
+        ("be answered as another user of the relay's group", OTHER_USER, RELAY_USER, "no answer|reset|Broken pipe"),
     ):
-        command = [*python_as(OTHER_USER, group=group), "-c", CONNECT, str(process.socket)]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        command = [*python_as(user, group=group), "-c", CONNECT, str(process.socket)]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         back = (ran.stdout + ran.stderr).strip().rpartition("\n")[2]
-        found.append(TRIED["Tried"](what, back, re.search(expected, back) is not None))
+        found.append(TRIED["Tried"](what, back, re.search(expected, back) is not None, user == RELAY_USER))
     return found
 
 
 def afterwards(nodes: Any, process: Any, before: Any) -> list[Any]:
     """Return what can be said when all is over: whether the process lives, and what it holds, wrote and spent."""
     alive, after = process.running.poll() is None, GROWTH["Sample"].of(process.running.pid, 1)
-    outside = [
-        str(path) for top in ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - where a process might write
-        for folder, folders, files in os.walk(top)  # which others change meanwhile
-        for path in (Path(folder, name) for name in (*folders, *files))
-        if not path.is_relative_to(nodes.folder) and _owner(path) == PARTY_USER
-    ]  # fmt: skip
+    outside = [path for path in _everywhere() if not path.is_relative_to(nodes.folder) and _owner(path) == PARTY_USER]
     ledger = look(nodes.books(0))
     epsilon, cap = ledger.state.spent().epsilon, load_partner(nodes.document(0)).section.cap
     grown = after.resident / before.resident
@@ -165,6 +162,13 @@ def afterwards(nodes: Any, process: Any, before: Any) -> list[Any]:
         TRIED["Tried"]("have it write outside of its folder", f"{len(outside)} files {outside[:3] or ''}", not outside),
         TRIED["Tried"]("spend more than the cap", f"epsilon {epsilon:.4f} of {cap:g}", epsilon <= cap),
     ]
+
+
+def _everywhere() -> Iterator[Path]:
+    """Give every file and folder where any user may write; what goes away meanwhile is passed over."""
+    for top in ("/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108 - looked at, not written to
+        for folder, folders, files in os.walk(top):
+            yield from (Path(folder, name) for name in (*folders, *files))
 
 
 def _owner(path: Path) -> int:
@@ -177,14 +181,15 @@ def _owner(path: Path) -> int:
 def attack(folder: Path) -> list[Any]:
     """Do all of it in ``folder``, whose path leaves room for a socket's name, and return every attempt."""
     code = folder / "code"  # read by other users than whose checkout it is
-    shutil.copytree(ROOT / "fedmarket", code / "fedmarket", ignore=shutil.ignore_patterns("__pycache__"))
+    for one in (ROOT / "fedmarket", HERE):
+        shutil.copytree(one, code / one.name, ignore=shutil.ignore_patterns("__pycache__"))
     for path in (code, *code.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     nodes, operator = made(folder)
     with serving(nodes, code) as process:
         before = GROWTH["Sample"].of(process.running.pid, 0)
         found = as_another(process)
-        found += attacked(nodes, operator, process)
+        found += attacked(nodes, operator, process, code)
         return found + afterwards(nodes, process, before)
 
 

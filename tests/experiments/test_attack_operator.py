@@ -25,7 +25,8 @@ def test_nothing_that_a_shipped_app_tries_gets_through():
         found = attack["attack"](Path(folder))
     assert not [one.line for one in found if not one.good]
     assert len(found) >= 70
-    assert [one.what for one in found if one.honest] == ["an honest round before", "an honest round after all that"]
+    answered = ["the relay's user is answered", "an honest round before", "an honest round after all that"]
+    assert [one.what for one in found if one.honest] == answered
 
 
 @pytest.mark.parametrize(

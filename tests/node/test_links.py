@@ -17,10 +17,10 @@ PARTIES, LINKS = (runpy.run_path(str(HERE / f"{name}.py")) for name in ("parties
 asked_in, linked, ConcurrentGrid = PARTIES["asked_in"], LINKS["linked"], PARTIES["ConcurrentGrid"]
 VICTIM = 1
 SHORT = (
-    ("reply_timeout_seconds = 60.0", "reply_timeout_seconds = 1.0"),
-    ("training_timeout_seconds = 60.0", "training_timeout_seconds = 1.0"),
+    ("reply_timeout_seconds = 60.0", "reply_timeout_seconds = 3.0"),
+    ("training_timeout_seconds = 60.0", "training_timeout_seconds = 3.0"),
 )
-"""A party in this process answers in milliseconds; who is silent for a second is away."""
+"""A party in this process answers in milliseconds; who is silent for seconds is away."""
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_dead_link_costs_the_time_out_and_the_party_is_back_when_it_lives_agai
     with reached(nodes, VICTIM) as ((link,), sockets):
         began = time.monotonic()
         outcome = nodes.relayed(apps, before, sockets=sockets, grid_type=ConcurrentGrid)
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60
     assert link.swallowed > 0
     assert [(said.round_number, said.party, said.reason) for said in outcome.rejections] == [
         (number, nodes.names[VICTIM], "no reply in time")
@@ -117,7 +117,7 @@ def test_a_dead_link_costs_the_time_out_and_the_party_is_back_when_it_lives_agai
 
 
 def test_with_too_many_dead_links_the_run_ends_in_time_and_says_why(make_nodes, apps, reached):
-    nodes = make_nodes(*SHORT)
+    nodes = make_nodes(*SHORT, ("max_void_rounds = 3", "max_void_rounds = 1"))
 
     def before(message) -> None:
         if 2 in asked_in(message)[0]:
@@ -127,5 +127,5 @@ def test_with_too_many_dead_links_the_run_ends_in_time_and_says_why(make_nodes, 
         began = time.monotonic()
         with pytest.raises(FederationStopped, match="expected at least 3 parties, 2 are left") as stopped:
             nodes.relayed(apps, before, sockets=sockets, grid_type=ConcurrentGrid)
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60
     assert "no reply in time" in str(stopped.value)
