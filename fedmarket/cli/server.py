@@ -115,7 +115,7 @@ def server_run(
     config: Annotated[Path | None, typer.Argument(help="The experiment, one complete TOML document.")] = None,
     *,
     roster: Annotated[Path | None, typer.Option(help="Who takes part.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for model, bundle and state.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for model, bundle, outcome and state.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key for this run; repeatable.")
     ] = None,
@@ -132,7 +132,7 @@ def server_run(
 
       fedmarket server run ~/fedmarket-server/server.toml --follow 4711
     """
-    from fedmarket.operator.follow import BUNDLE, MODEL, follow, found_run, start_run
+    from fedmarket.operator.follow import BUNDLE, MODEL, OUTCOME, follow, found_run, start_run
 
     home = _home(settings)
     if follow_ is not None:
@@ -147,7 +147,7 @@ def server_run(
             follow(home, run, on_progress=on_progress)
     except KeyboardInterrupt:
         fail(f"interrupted; the run goes on, and --follow {run.number} attaches again", INTERRUPTED)
-    for name in (MODEL, BUNDLE):
+    for name in (MODEL, BUNDLE, OUTCOME):
         if (run.output / name).exists():
             out.print(f"  {shown(run.output / name)}", soft_wrap=True)
 

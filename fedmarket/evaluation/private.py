@@ -10,7 +10,14 @@ from scipy.special import expit
 
 from fedmarket.arrays import FloatArray
 from fedmarket.errors import DataError
-from fedmarket.privacy.histogram import BIN_MIDDLES, BIN_WIDTHS, VALUE_MIDDLES, BinnedCounts, value_caps
+from fedmarket.privacy.histogram import (
+    BIN_MIDDLES,
+    BIN_WIDTHS,
+    VALUE_MIDDLES,
+    BinnedCounts,
+    SegmentSums,
+    value_caps,
+)
 
 REPLICATES = 400
 """How often noise is added once more to see how far it moves a metric."""
@@ -63,6 +70,16 @@ def private_value_metrics(values: BinnedCounts, *, rng: np.random.Generator) -> 
     predicted = values.typical * np.exp(VALUE_MIDDLES)
     caps = value_caps(typical=values.typical)
     return _with_noise(lambda counts: _value_metrics(counts, predicted, caps), values, rng=rng)
+
+
+def private_segment(sums: SegmentSums, place: int) -> dict[str, dict[str, float]]:
+    """Return ``customers``, ``responses`` and ``value`` (money) of one segment as :func:`private_metrics` does."""
+    names, row = ("customers", "responses", "value"), sums.sums[:, place]
+    reach = NORMAL_95 * sums.noise_stds
+    return {
+        name: {"value": float(number), "low": max(float(number - width), 0.0), "high": float(number + width)}
+        for name, number, width in zip(names, row, reach, strict=True)
+    }
 
 
 def _with_noise(

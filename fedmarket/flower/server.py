@@ -20,7 +20,7 @@ from fedmarket.contract.schema import Contract, load_contract
 from fedmarket.errors import BadMessage, FederationStopped
 from fedmarket.experiment.arms import arm_named, start_for, terms_of
 from fedmarket.federation.books import plan_of
-from fedmarket.federation.bundling import bundle_of_log
+from fedmarket.federation.bundling import assumed, bundle_of_log
 from fedmarket.federation.coordinator import CLOSE, JOIN, Coordinator
 from fedmarket.federation.identity import load_identity
 from fedmarket.federation.logbook import Logbook
@@ -29,11 +29,13 @@ from fedmarket.federation.rehearsal import LOG, open_logbook
 from fedmarket.federation.resume import begun_rounds, due_round, readmit
 from fedmarket.federation.roster import load_roster
 from fedmarket.federation.wire import decoded, encoded
+from fedmarket.files import write_text
 from fedmarket.flower.checkpoint import Nodes, StateFolder
 from fedmarket.flower.exchange import exchanged
+from fedmarket.flower.outcome import outcome_of
 from fedmarket.flower.records import frame_in, framed, message_type, model_to_record, statistics_to_record
 from fedmarket.flower.relay import SILENT, UNREACHABLE
-from fedmarket.ledger.bundle import BundleRun, write_bundle
+from fedmarket.ledger.bundle import write_bundle
 from fedmarket.models.released import save_model
 
 OUTCOME = "outcome"
@@ -58,7 +60,8 @@ def run_federation(grid: Grid, context: Context) -> None:
     """Run one federation from invitation to released model, as ``context.run_config`` says, or go on with one.
 
     Leaves the model, the rejections and the void rounds in ``context.state``. The model goes to the file ``output``,
-    the ledgers as the log has them to the file ``bundle``, where those are not empty.
+    the ledgers as the log has them to the file ``bundle``, and what else the run tells to ``outcome``, where those are
+    not empty.
 
     Raises:
         FedmarketError: if the configuration is wrong or too few parties are left.
@@ -79,7 +82,7 @@ def run_federation(grid: Grid, context: Context) -> None:
         )
         expected, wait = int(str(run["parties"])), float(str(run.get("wait", NODE_WAIT_SECONDS)))
         _drive(grid, coordinator, config.federation, folder, nodes_expected=expected, wait=wait)
-        _hand_on(coordinator, config, contract, model=str(run["output"]), bundle=str(run.get("bundle", "")))
+        _hand_on(coordinator, config, contract, run)
     folder.tell(coordinator, DONE, model_hash=coordinator.model.hash.hex())
     context.state[MODEL] = model_to_record(coordinator.model)
     context.state[OUTCOME] = ConfigRecord(
@@ -273,17 +276,13 @@ def _frame(replies: dict[int, Message], node: int) -> bytes:
     return frame_in(reply.content)
 
 
-def _hand_on(
-    coordinator: Coordinator, config: ExperimentConfig, contract: Contract, *, model: str, bundle: str
-) -> None:
+def _hand_on(coordinator: Coordinator, config: ExperimentConfig, contract: Contract, run: Mapping[str, object]) -> None:
+    model, bundle, outcome = (str(run.get(key, "")) for key in ("output", "bundle", "outcome"))
     if bundle and coordinator.logbook:
-        plan = plan_of(coordinator.terms)
-        listed = BundleRun(
-            run=coordinator.run.hex(),
-            assumed_colluders=plan.assumed_colluders,
-            minimum_survivors=plan.minimum_survivors,
-        )
+        listed = assumed(coordinator.run.hex(), plan_of(coordinator.terms))
         write_bundle(bundle_of_log(coordinator.logbook, [listed]), Path(bundle), replace=True)
+    if outcome:
+        write_text(Path(outcome), json.dumps(outcome_of(coordinator, contract), indent=1, ensure_ascii=False) + "\n")
     if model:
         private = coordinator.terms.plan.private
         save_model(Path(model), coordinator.model, model=config.model, contract=contract, private=private)

@@ -1,7 +1,7 @@
 """A run on the operator's SuperLink: started once, followed as often as one likes, gone on with after a fault.
 
 The run lives in the processes of :mod:`fedmarket.operator.superlink`; who follows it only reads. Everything that it
-leaves is in one folder: ``model.safetensors``, ``bundle.zip``, and in ``state`` what it goes on from.
+leaves is in one folder: ``model.safetensors``, ``bundle.zip``, ``outcome.json``, and in ``state`` what it goes on from.
 """
 
 import json
@@ -22,7 +22,7 @@ from fedmarket.flower.control import RunConfig, RunStatus, Unreachable
 from fedmarket.operator.settings import Home
 from fedmarket.operator.superlink import control_of
 
-MODEL, BUNDLE, STATE = "model.safetensors", "bundle.zip", "state"
+MODEL, BUNDLE, OUTCOME, STATE = "model.safetensors", "bundle.zip", "outcome.json", "state"
 
 POLL_SECONDS = 1.0
 SILENT_SECONDS = 120.0
@@ -135,6 +135,7 @@ def _run_config(home: Home, config: Path, roster: Path, output: Path, changes: t
         "roster": str(roster.resolve()),
         "output": str((output / MODEL).resolve()),
         "bundle": str((output / BUNDLE).resolve()),
+        "outcome": str((output / OUTCOME).resolve()),
         "state": str((output / STATE).resolve()),
         "log": str(home.folder),
         "log_name": home.settings.log.name,

@@ -10,12 +10,11 @@ from fedmarket.contract.schema import Contract
 from fedmarket.contract.segments import segment_names
 from fedmarket.errors import DataError
 from fedmarket.evaluation import curves
-from fedmarket.evaluation.private import NORMAL_95, private_metrics, private_value_metrics
+from fedmarket.evaluation.private import private_metrics, private_segment, private_value_metrics
 from fedmarket.evaluation.targeting import Expectation, policies
 from fedmarket.evaluation.value import deciles, value_gains
 from fedmarket.experiment.arms import JOINT
 from fedmarket.models.prediction import Prediction
-from fedmarket.privacy.histogram import SegmentSums
 from fedmarket.simulation.measures import Metrics, prices_of, there
 from fedmarket.simulation.predictions import PAST_SPEND
 from fedmarket.simulation.seed import SeedResult
@@ -82,8 +81,8 @@ def segment_table(seed: SeedResult, contract: Contract) -> list[Document]:
     return [
         {
             "tiers": list(tiers),
-            "known": _segment(known, place),
-            "exact": None if exact is None else _segment(exact, place),
+            "known": private_segment(known, place),
+            "exact": None if exact is None else private_segment(exact, place),
         }
         for place, tiers in enumerate(segment_names(contract.segments))
     ]
@@ -113,15 +112,6 @@ def targeting(seed: SeedResult, *, evaluation: EvaluationSection) -> Document | 
 def lines_of(seed: SeedResult) -> Document | None:
     """Return what became of the lines of sale; None where there were none."""
     return asdict(seed.counts) if seed.counts else None
-
-
-def _segment(sums: SegmentSums, place: int) -> Document:
-    names, row = ("customers", "responses", "value"), sums.sums[:, place]
-    reach = NORMAL_95 * sums.noise_stds
-    return {
-        name: {"value": float(number), "low": max(float(number - width), 0.0), "high": float(number + width)}
-        for name, number, width in zip(names, row, reach, strict=True)
-    }
 
 
 def _beside(noisy: dict[str, Metrics], exact: Metrics) -> Document:
