@@ -9,11 +9,11 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-# Tests of queries need a server and are skipped without one; only CI's throw-away machine is given it unasked.
-POSTGRESQL_IN_CI = if test "$(CI)" = true && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \
-	&& command -v apt-get >/dev/null; then echo "installing PostgreSQL for the tests"; \
-	(apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends postgresql) \
-	>/dev/null || echo "PostgreSQL cannot be installed here: tests of queries are skipped"; fi
+# Tests of queries and of the proxy need servers and are skipped without; only CI's throw-away machine is given them unasked.
+SERVERS_IN_CI = if test "$(CI)" = true && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \
+	&& command -v apt-get >/dev/null; then echo "installing PostgreSQL and nginx for the tests"; \
+	(apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends postgresql nginx-light) \
+	>/dev/null || echo "they cannot be installed here: tests of queries and of the proxy are skipped"; fi
 
 .PHONY: help demo bank federation test check format clean
 .DEFAULT_GOAL := help
@@ -31,7 +31,7 @@ federation: $(VENV)/installed ## Run five banks and a server as processes of thi
 	$(BIN)/python experiments/federation/run.py
 
 test: $(VENV)/installed-dev ## Run the whole test suite
-	@$(POSTGRESQL_IN_CI)
+	@$(SERVERS_IN_CI)
 	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(VENV)/installed-dev ## Lint, types, import rules

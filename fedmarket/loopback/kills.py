@@ -36,7 +36,7 @@ FIRST_BACK_OFF, LONGEST_BACK_OFF = 2.0, 16.0
 MOST_STARTS, PAUSE_SECONDS = 40, 5.0
 """How often the operator gives the command again that goes on with a run, and after which pause."""
 
-_ANSWERED = re.compile(r" (\w+) ([0-9a-f]+)(?: round (\d+))?: answered ")
+_ANSWERED = re.compile(r" (\w+) ([0-9a-f]+)(?: round (\d+))?(?:, \w+ round \d+)?: answered ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -229,7 +229,10 @@ def _about(asked: Question | None) -> str:
     run = _run_of(asked).hex()[:_SHORT] or "-"
     if not isinstance(asked, Requests):
         return run
-    return f"{run} {', '.join(f'round {request.round_number} {request.step}' for request in asked.requests)}"
+    first, *others = asked.requests  # the action is the step of the first
+    return ", ".join(
+        [f"{run} round {first.round_number}", *(f"{other.step} round {other.round_number}" for other in others)]
+    )
 
 
 def _named(action: str) -> str:
