@@ -117,7 +117,10 @@ def server_run(
     roster: Annotated[Path | None, typer.Option(help="Who takes part.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for model, bundle, outcome and state.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key for this run; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change one key; every partner must hold the same change. Repeatable."
+        ),
     ] = None,
     follow_: Annotated[int | None, typer.Option("--follow", metavar="RUN", help="Attach to a run again.")] = None,
 ) -> None:

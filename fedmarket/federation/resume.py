@@ -15,7 +15,7 @@ from fedmarket.aggregation.optimizer import ServerOptimizer
 from fedmarket.arrays import AnyArray, FloatArray
 from fedmarket.documents import Section
 from fedmarket.errors import BadMessage, ConfigError
-from fedmarket.federation.coordinator import Coordinator
+from fedmarket.federation.coordinator import JOIN, Coordinator
 from fedmarket.federation.messages import Acceptance, Rejection, VoidRound
 from fedmarket.privacy.histogram import BinnedCounts, SegmentSums, Statistics
 
@@ -133,7 +133,8 @@ def restore(coordinator: Coordinator, saved: Saved) -> None:
         raise ConfigError("what was kept of this run does not fit its terms")
     coordinator._run, coordinator._rounds.begun = saved.run, saved.round_number
     coordinator._declared = dict(saved.declared)
-    coordinator.rejections = [Rejection(**fields) for fields in saved.rejections]  # type: ignore[arg-type]
+    rejections = [Rejection(**fields) for fields in saved.rejections]  # type: ignore[arg-type]
+    coordinator.rejections = [said for said in rejections if said.step != JOIN]  # all are invited again
     coordinator.void_rounds = [VoidRound(**fields) for fields in saved.void_rounds]  # type: ignore[arg-type]
     try:
         _restore_numbers(coordinator, saved)

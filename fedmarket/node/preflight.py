@@ -222,6 +222,9 @@ def _server(looked: _Look) -> str:
     where = f"{server.host}:{server.port}"
     try:
         context = ssl.create_default_context(cafile=str(server.certificates) if server.certificates else None)
+    except OSError as error:
+        raise UsageError(f"{server.certificates}: cannot be used ({error.strerror or error})") from None
+    try:
         with (
             socket.create_connection((server.host, server.port), timeout=_SECONDS) as plain,
             context.wrap_socket(plain, server_hostname=server.host) as secured,

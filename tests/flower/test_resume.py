@@ -233,3 +233,15 @@ def test_the_logs_bundle_is_the_parties_own(apps, kept, tmp_path):
     terms = terms_of(arm_named(JOINT), experiment, load_contract(Path(experiment.data.contract)), seed=0)
     parties = bundle_of_rehearsal(Path(str(config["roster"])), outcome.run, terms)
     assert read_bundle(tmp_path / "bundle.zip") == parties
+
+
+def test_who_is_away_at_first_and_joins_when_the_run_goes_on_is_not_told_as_rejected(
+    apps, kept, killed_after_round, silenced
+):
+    config = kept(step="sum")
+    killed_after_round(1)
+    with pytest.raises(Killed):
+        silenced(config, nodes={2}, step="join", rounds={None})
+    resumed = run_in_process(apps, config, nodes=4)
+    assert resumed.rejections == ()
+    assert resumed.states[1].spending.evaluate == 1
