@@ -33,7 +33,7 @@ def test_through_all_faults_only_a_leaking_party_grows(short_folder):
     assert set(found["faults"]) == set(SOAK["SHARES"])
     assert found["cuts"] >= 1
     assert found["rejected"] >= 5
-    assert len(found["void"]) in (1, 2)
+    assert len(found["void"]) <= 2  # two parties that are silent together, in one exchange
     assert found["entries"] >= 2 * 36
     flat = [one for name, one in found["processes"].items() if "flat" in one and name != grown]
     assert len(flat) == 2
