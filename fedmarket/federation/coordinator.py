@@ -46,6 +46,9 @@ from fedmarket.privacy.shape import CALIBRATION_LENGTH, LEVEL_REACH, SEGMENT_REA
 LONGEST_NAME = 100
 """Characters of a party's name: it stands in one-line messages and in reports."""
 
+BEGUN = "the server was stopped when it was only begun"
+"""Why a round is void that was lost with the one before it; with that it counts as one."""
+
 JOIN, CLOSE = "join", "close"
 """What a rejection names as its step before the first round and after the last."""
 
@@ -342,10 +345,14 @@ class Coordinator:
 
     def _note_void(self, number: int, reason: str) -> None:
         self.void_rounds.append(VoidRound(round_number=number, reason=reason))
-        most = min(self.max_void_rounds, self.terms.rounds)  # a run of void rounds alone has no model to release
-        last = self.void_rounds[-most:]
-        if len(last) == most and last[0].round_number == number + 1 - most:
-            raise FederationStopped(f"{reason}, as were all of the last {len(last)}{self._causes()}")
+        row = 0
+        for before, void in enumerate(reversed(self.void_rounds)):
+            if void.round_number != number - before:
+                break
+            row += void.reason != BEGUN  # lost with the round before it, for one cause
+        # A run of void rounds alone has no model to release.
+        if row >= self.max_void_rounds or len(self.void_rounds) == self.terms.rounds:
+            raise FederationStopped(f"{reason}, as were all of the last {row}{self._causes()}")
 
     def _causes(self) -> str:
         causes = "; ".join(f"{r.party}: {r.reason}" for r in self.rejections[-3:])

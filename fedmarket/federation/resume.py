@@ -15,7 +15,7 @@ from fedmarket.aggregation.optimizer import ServerOptimizer
 from fedmarket.arrays import AnyArray, FloatArray
 from fedmarket.documents import Section
 from fedmarket.errors import BadMessage, ConfigError
-from fedmarket.federation.coordinator import JOIN, Coordinator
+from fedmarket.federation.coordinator import BEGUN, JOIN, Coordinator
 from fedmarket.federation.messages import Acceptance, Rejection, VoidRound
 from fedmarket.privacy.histogram import BinnedCounts, SegmentSums, Statistics
 
@@ -141,7 +141,7 @@ def restore(coordinator: Coordinator, saved: Saved) -> None:
     except ValueError:
         raise ConfigError("what was kept of this run does not fit its terms") from None
     for number in range(saved.round_number, saved.begun):
-        coordinator._note_void(number, LOST)
+        coordinator._note_void(number, LOST if number == saved.round_number else BEGUN)
         coordinator._rounds.begun = number + 1
         coordinator._settle()
 
