@@ -98,7 +98,7 @@ class Killer:
     failed: list[Exception] = field(default_factory=list)
     _keepers: list[Keeper] = field(default_factory=list)
     _marks: list[int] = field(default_factory=list)
-    _stood: int = -2
+    _stood: int = -3
     _began: list[int] = field(default_factory=list)
     _next: int = 0
     _stopped: Event = field(default_factory=Event)
@@ -147,8 +147,8 @@ class Killer:
         """Whether what died before is back: every party that joined has answered since."""
         if case.phase == JOIN:
             return not self.done
-        if number <= self._stood or (case.victim in OF_THE_SERVER and number < self._stood + 2):
-            return False  # a round that the server lost is void, and void rounds in a row end a run
+        if number <= self._stood or (case.victim in OF_THE_SERVER and number < self._stood + 3):
+            return False  # what the server lost is void, one round or two, and void rounds in a row end a run
         if case.victim not in OF_THE_SERVER and len(joined) < len(self._marks):
             return False
         return all(
