@@ -127,17 +127,22 @@ def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
         UsageError: if it is there, or cannot be written.
 
     Guarantees:
-        A file that is there is never touched, and at no time has the new one more readers than ``mode`` allows.
+        A file that is there is never touched, and no half of one is left where the disk is full; at no time has the new
+        one more readers than ``mode`` allows.
     """
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    except FileExistsError:
+        raise UsageError(f"{path}: exists already; nothing is overwritten") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from None
+    try:
         with open(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except FileExistsError:
-        raise UsageError(f"{path}: exists already; nothing is overwritten") from None
     except OSError as error:
+        path.unlink()  # it was made here, and half of it is of no use
         raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 

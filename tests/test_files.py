@@ -1,9 +1,11 @@
 """A TOML document at the edge is read whole, or refused in one line that names the file."""
 
+import os
+
 import pytest
 
-from fedmarket.errors import ConfigError
-from fedmarket.files import LARGEST_TOML, read_toml
+from fedmarket.errors import ConfigError, UsageError
+from fedmarket.files import LARGEST_TOML, read_toml, write_new
 
 
 def test_a_document_of_any_line_end_is_read(tmp_path):
@@ -47,3 +49,17 @@ def test_what_is_no_document_is_refused_in_one_short_line(tmp_path, content, why
     assert why in said
     assert said.isprintable()
     assert len(said) < 300
+
+
+def test_a_new_file_that_cannot_be_written_whole_is_not_left_behind(tmp_path, monkeypatch):
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UsageError, match=r"secret: cannot be written \(No space left on device\)"):
+        write_new(tmp_path / "secret", b"half of it")
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+    write_new(tmp_path / "secret", b"all of it")
+    assert (tmp_path / "secret").read_bytes() == b"all of it"
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600

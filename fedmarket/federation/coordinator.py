@@ -260,9 +260,8 @@ class Coordinator:
             for party, packet in opened.sum.outgoing(opened.step).items()
             if party in self._declared
         }
-        for request in asked.values():
-            if releasing:  # all parties are shown one model and one checkpoint
-                opened.sum.bind(request.inputs)
+        if releasing and asked:  # all parties are shown one model and one checkpoint
+            opened.sum.bind(next(iter(asked.values())).inputs)
         return asked
 
     def _begun(self, number: int) -> RoundSum:

@@ -194,8 +194,9 @@ class Party:
         else:
             content = self._sealed(state, request, keep)
         releasing = request.step in RELEASING
-        if self.books and request.model is not None and releasing:
-            self.books.commit(state.run, request.round_number, content, model_hash=request.model.hash)
+        if self.books and releasing:
+            model = self._check_model(request.model)
+            self.books.commit(state.run, request.round_number, content, model_hash=model.hash)
         return Update(
             party=self.name,
             round_number=request.round_number,
