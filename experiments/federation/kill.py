@@ -1,39 +1,30 @@
 """Kill each kind of process in each phase of real runs, and hold every run and every ledger to what was promised."""
 
 import argparse
-import signal
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
-from fedmarket.errors import FedmarketError
 from fedmarket.federation.answering import CLOSE, JOIN
 from fedmarket.loopback.documents import make_consortium
-from fedmarket.loopback.federation import Federation, Say, sockets_folder
+from fedmarket.loopback.federation import Federation, Say
 from fedmarket.loopback.findings import need_verified
 from fedmarket.loopback.kills import VICTIMS, Case, all_cases, need_nothing_lost, run_with_kills
+from fedmarket.loopback.script import options_for, output_of, scripted
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_name("config.toml")
-INTERRUPTED = 130
 MOST_RUNS, RUN_MINUTES = 20, 30.0
 
 
 def main() -> int:
     """Kill what the options say; 0 if everything holds and every case happened."""
     options = parsed()
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
-    began = time.monotonic()
-    try:
-        with sockets_folder() as sockets:
-            left = kill(options, sockets, lambda line: print(f"{time.monotonic() - began:6.1f} s  {line}", flush=True))
-    except FedmarketError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; what was started is stopped", file=sys.stderr)
-        return INTERRUPTED
+    return scripted(lambda sockets, say: told(kill(options, sockets, say)))
+
+
+def told(left: list[Case]) -> int:
+    """Say which cases did not happen; 0 if there is none."""
     for case in left:
         print(f"  not tried: {case}")
     return 1 if left else 0
@@ -41,9 +32,7 @@ def main() -> int:
 
 def parsed() -> argparse.Namespace:
     """Return the options."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, default=CONFIG, help="the experiment; default: this folder's")
-    parser.add_argument("--output", type=Path, help="a new folder; default: runs/federation/ and the time")
+    parser = options_for(CONFIG, __doc__)
     parser.add_argument("--rounds", type=int, default=7, help="of training in each run; default: 7")
     parser.add_argument("--minutes", type=float, default=60.0, help="after which no further run is begun; default: 60")
     parser.add_argument("--victims", default=",".join(VICTIMS), help=f"default: {','.join(VICTIMS)}")
@@ -55,7 +44,7 @@ def parsed() -> argparse.Namespace:
 def kill(options: argparse.Namespace, sockets: Path, say: Say) -> list[Case]:
     """Return the cases that did not happen, after as many runs as the others took."""
     until = time.monotonic() + 60.0 * options.minutes
-    folder = options.output or ROOT / "runs" / "federation" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-kills"
+    folder = output_of(options.output, ROOT, suffix="-kills")
     changes = {"training.rounds": options.rounds}
     say(f"making folders, keys and documents of a server and its parties in {folder}")
     consortium = make_consortium(folder, options.config, app=ROOT, sockets=sockets, changes=changes, cap=MOST_RUNS)

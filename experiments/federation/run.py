@@ -1,20 +1,16 @@
 """Run a federation of five banks between processes of this machine, and hold what it leaves against three checks."""
 
 import argparse
-import signal
 import sys
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 
-from fedmarket.errors import FedmarketError
 from fedmarket.loopback.documents import make_consortium
-from fedmarket.loopback.federation import Federation, Say, sockets_folder
+from fedmarket.loopback.federation import Federation, Say
 from fedmarket.loopback.findings import need_bit_equal, need_verified, simulated_model
+from fedmarket.loopback.script import options_for, output_of, scripted
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_name("config.toml")
-INTERRUPTED = 130
 SECONDS_A_ROUND, SECONDS_BESIDE = 120.0, 300.0
 """After which a run is given up."""
 
@@ -22,25 +18,12 @@ SECONDS_A_ROUND, SECONDS_BESIDE = 120.0, 300.0
 def main() -> int:
     """Run what the options say; 0 if everything holds."""
     options = parsed()
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
-    began = time.monotonic()
-    try:
-        with sockets_folder() as sockets:
-            run(options, sockets, lambda line: print(f"{time.monotonic() - began:6.1f} s  {line}", flush=True))
-    except FedmarketError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; what was started is stopped", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    return scripted(lambda sockets, say: run(options, sockets, say))
 
 
 def parsed() -> argparse.Namespace:
     """Return the options."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, default=CONFIG, help="the experiment; default: this folder's")
-    parser.add_argument("--output", type=Path, help="a new folder; default: runs/federation/ and the time")
+    parser = options_for(CONFIG, __doc__)
     parser.add_argument("--rounds", type=int, help="of training; default: as the experiment says")
     parser.add_argument(
         "--test-seeds",
@@ -50,11 +33,11 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(options: argparse.Namespace, sockets: Path, say: Say) -> None:
-    """Make the folders, run the federation, stop it, and check what it left."""
+def run(options: argparse.Namespace, sockets: Path, say: Say) -> int:
+    """Make the folders, run the federation, stop it, and check what it left; 0 if it all holds."""
     changes = {"training.rounds": options.rounds} if options.rounds else {}
     changes |= {"privacy.generator": "seeded-for-tests"} if options.test_seeds else {}
-    folder = options.output or ROOT / "runs" / "federation" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    folder = output_of(options.output, ROOT)
     output, log = folder / "run", folder / "server" / "logs"
     say(f"making folders, keys and documents of a server and its parties in {folder}")
     consortium = make_consortium(folder, options.config, app=ROOT, sockets=sockets, changes=changes)
@@ -71,8 +54,9 @@ def run(options: argparse.Namespace, sockets: Path, say: Say) -> None:
         say("the model is that of a simulation of the same documents, to the last bit")
     for party in verdict.parties:
         print(f"  {party.name:<12} epsilon {party.epsilon:.4f} of {party.cap:g} spent, in {party.entries} entries")
-    for what, name in (("model", "model.safetensors"), ("bundle", "bundle.zip")):
+    for what, name in (("model", "model.safetensors"), ("bundle", "bundle.zip"), ("outcome", "outcome.json")):
         print(f"  {what:<12} {output / name}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Timer
 
 from fedmarket.errors import FederationStopped, UsageError
-from fedmarket.operator.superlink import ENVIRONMENT
+from fedmarket.operator.superlink import ENVIRONMENT, detached
 
 STOP_SECONDS = 15.0
 COMMAND_SECONDS = 120.0
@@ -144,17 +144,8 @@ class Daemon:
     def start(self) -> None:
         """Start it, in the folder of its home."""
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self.command,
-                env=environment_of(self.home) | dict(self.environment),
-                cwd=self.home,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                umask=0o077,
-            )
+        environment = environment_of(self.home) | dict(self.environment)
+        self._process = detached(self.command, environment=environment, folder=self.home, log=self.log)
 
     def kill(self) -> None:
         """End it as a power cut would; its children are not touched."""

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,18 +148,26 @@ def control_of(home: Home) -> Control:
     return Control.of(home.address, ca=home.ca, token=home.control_token)
 
 
-def _started(home: Home, name: str, command: list[str]) -> Started:
-    with (home.logs / f"{name}.log").open("ab") as log:
-        process = subprocess.Popen(
+def detached(
+    command: list[str], *, environment: Mapping[str, str], folder: Path, log: Path
+) -> "subprocess.Popen[bytes]":
+    """Start a process that outlives this one and its terminal, in ``folder``; what it says is added to ``log``."""
+    with log.open("ab") as said:
+        return subprocess.Popen(
             command,
-            env=environment_of(home),
-            cwd=home.folder,
+            env=environment,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=said,
+            stderr=said,
             start_new_session=True,
             umask=0o077,
         )
+
+
+def _started(home: Home, name: str, command: list[str]) -> Started:
+    environment = environment_of(home)
+    process = detached(command, environment=environment, folder=home.folder, log=home.logs / f"{name}.log")
     _left_running.append(process)
     return Started(name=name, pid=process.pid, since=_since(process.pid))
 
