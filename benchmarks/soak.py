@@ -217,6 +217,9 @@ def soak(rounds: int, folder: Path, *, seed: int = 0, commands: dict[int, tuple[
         folder: empty.
         seed: of the faults' order and places; which step they meet is the machine's affair.
         commands: what serves at some places instead of ``fedmarket party serve``.
+
+    Returns:
+        The figures; ``wrong``, what must not be; ``late``, what must not be on a machine that never stops for seconds.
     """
     rng = np.random.default_rng(seed)
     nodes = market(folder, rounds)
@@ -247,7 +250,7 @@ def soak(rounds: int, folder: Path, *, seed: int = 0, commands: dict[int, tuple[
         codes = [process.stop() for process in processes]
     if server.returncode:
         said = (folder / "server.log").read_text(encoding="utf-8").strip().rpartition("\n")[2]
-        return {"rounds": rounds, "wrong": [f"the run ended with {server.returncode}: {said}"]}
+        return {"rounds": rounds, "wrong": [f"the run ended with {server.returncode}: {said}"], "late": []}
     return found_in(going, rounds, folder, codes)
 
 
@@ -286,14 +289,14 @@ def found_in(going: Soak, rounds: int, folder: Path, codes: list[int]) -> Any:
         processes[nodes.names[place]].pop("flat", None)
     wrong = [f"{name} grows: {one}" for name, one in processes.items() if not one.get("flat", True)]
     wrong += [f"{name} ended with {code}" for name, code in zip(nodes.names, codes, strict=True) if code]
-    strangers = {said["party"] for said in rejections} - {nodes.names[place] for place in VICTIMS}
-    wrong += [f"{name}, whom nothing happened to, was rejected" for name in sorted(strangers)]
-    if len(voids) > 2 * kills["both silent"]:  # one that ends, and one that begins
-        wrong.append(f"{len(voids)} void rounds, although only {kills['both silent']} had two silent parties")
     if not (verdict.integrity and verdict.completeness):
         wrong.append(f"an auditor finds {len(verdict.findings)} faults in the ledgers")
     wrong += [f"epsilon {epsilon:.4f} beyond the cap" for epsilon in spent if not epsilon <= 1.0]
     wrong += [f"the fault {kind!r} never happened" for kind in SHARES if not kills[kind]]
+    strangers = {said["party"] for said in rejections} - {nodes.names[place] for place in VICTIMS}
+    late = [f"{name}, whom nothing happened to, was rejected" for name in sorted(strangers)]
+    if len(voids) > 2 * kills["both silent"]:  # one that ends, and one that begins
+        late.append(f"{len(voids)} void rounds, although only {kills['both silent']} had two silent parties")
     return {
         "rounds": rounds,
         "faults": dict(kills),
@@ -306,6 +309,7 @@ def found_in(going: Soak, rounds: int, folder: Path, codes: list[int]) -> Any:
         "epsilon": spent,
         "processes": processes,
         "wrong": wrong,
+        "late": late,
     }
 
 
@@ -337,7 +341,7 @@ def table(found: Any) -> str:
     happened = ", ".join(f"{count} x {kind}" for kind, count in found["faults"].items())
     lines += [f"faults: {happened}; {found['rejected']} answers rejected, {len(found['void'])} void rounds",
               "ms a round, by fifths: " + ", ".join(f"{ms:.0f}" for ms in found["milliseconds"])]  # fmt: skip
-    return "\n".join([*lines, *(f"WRONG: {line}" for line in found["wrong"])])
+    return "\n".join([*lines, *(f"WRONG: {line}" for line in found["wrong"] + found["late"])])
 
 
 def main() -> None:
@@ -357,7 +361,7 @@ def main() -> None:
     machine = {"python": platform.python_version(), "machine": platform.machine(), "numpy": np.__version__}
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
     chosen.output.write_text(json.dumps({"machine": machine} | found, indent=1) + "\n", encoding="utf-8")
-    if found["wrong"]:
+    if found["wrong"] + found["late"]:
         raise SystemExit(1)
 
 

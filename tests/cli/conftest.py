@@ -1,15 +1,18 @@
 """The command line in this process, and a small table of one's own that keeps its contract."""
 
+import runpy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from fedmarket.cli.main import main
 
+LEDGERS = runpy.run_path(str(Path(__file__).with_name("ledgers.py")))
 CONTRACT = """
 format = "fedmarket-contract/1"
 name = "shop"
@@ -126,3 +129,20 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a round was opened")
 
     monkeypatch.setattr("fedmarket.simulation.run.run_seed", never)
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Any:
+    """A ledger with a cap of 8 that has joined a run of 1, 10 and 1 releases, noise 4."""
+    return LEDGERS["begun_in"](tmp_path)
+
+
+@pytest.fixture
+def books(begun: Any) -> Any:
+    """The same with 6 updates spent, of which 2 were lost, 2 are open; 3 given back; and a model."""
+    begun.release(0, 2, kind="committed")
+    begun.release(1, 3, kind="voided", left=False)
+    begun.release(2, 2, kind="voided", left=True)
+    begun.release(3, 2)
+    begun.say("released", model_hash=LEDGERS["MODEL"])
+    return begun

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fedmarket.aggregation.steps import RELEASING
+from fedmarket.errors import FedmarketError
 from fedmarket.federation.books import Books
 from fedmarket.federation.coordinator import Coordinator
 from fedmarket.federation.identity import save_identity
@@ -143,3 +145,20 @@ def outcomes(books: Books) -> Counter:
 def committed(books: Books) -> list[str]:
     """Return the hashes of what left."""
     return [e.statement.content_hash for e in books.ledger.entries if e.statement.kind == "committed"]
+
+
+def a_round(coordinator: Coordinator, members: list[Any]) -> tuple[list[str], dict[str, bytes]]:
+    """Run a round in which parties may fail; return what they say, and what left."""
+    number, said, left = coordinator._rounds.number, [], {}
+    while coordinator._rounds.number == number:
+        asked = [(name, request) for name, all_ in coordinator.requests().items() for request in all_.requests]
+        for name, request in asked:
+            try:
+                update = next(m for m in members if m.name == name).answer(request)
+                coordinator.receive(update)
+            except FedmarketError as error:
+                said.append(str(error))
+            else:
+                left |= {name: update.content} if request.step in RELEASING else {}
+        coordinator.close_step()
+    return said, left

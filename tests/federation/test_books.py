@@ -3,45 +3,26 @@
 A full disk is made of ``os.write``, ``os.fsync`` and ``os.replace`` that fail. What left is what ``answer`` returned.
 """
 
-import multiprocessing
 import os
 import runpy
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fedmarket.aggregation.steps import RELEASING
-from fedmarket.errors import BadMessage, ConfigError, FedmarketError, Refusal, UsageError
+from fedmarket.errors import BadMessage, Refusal, UsageError
 from fedmarket.federation.messages import Closing
 from fedmarket.federation.party import Party
 from fedmarket.federation.release import Releases
 from fedmarket.files import sha256_of
-from fedmarket.ledger.entries import CapChanged, DataDestroyed, DataReplaced
+from fedmarket.ledger.entries import CapChanged
 from fedmarket.ledger.envelope import read_envelope
-from fedmarket.ledger.replay import replay
 
 ROOM = runpy.run_path(str(Path(__file__).with_name("ledgers.py")))
-Room, releasing, kinds, outcomes, committed = (
-    ROOM[name] for name in ("Room", "releasing", "kinds", "outcomes", "committed")
+releasing, kinds, outcomes, committed, a_round = (
+    ROOM[name] for name in ("releasing", "kinds", "outcomes", "committed", "a_round")
 )
-NAMES, ROWS, TRAINED, HELD_OUT, OTHER = (ROOM[name] for name in ("NAMES", "ROWS", "TRAINED", "HELD_OUT", "OTHER"))
 MASKED = pytest.mark.parametrize("masked", [True, False], ids=["masked", "open"])
-
-
-@pytest.fixture
-def rooms(world, tmp_path: Path) -> Iterator[Callable]:
-    """Return a maker of rooms whose sums are masked or in the open."""
-    made = []
-
-    def make(masked: bool = False):
-        made.append(Room(world, tmp_path / f"room-{len(made)}", masked=masked))
-        return made[-1]
-
-    yield make
-    for room in made:
-        room.leave()
 
 
 def kinds_on_disk(books) -> list[str]:
@@ -152,23 +133,6 @@ def test_a_release_is_reserved_on_disk_when_it_is_computed_and_committed_on_disk
         watched.clear()
 
 
-def a_round(coordinator, members) -> tuple[list[str], dict[str, bytes]]:
-    """Run a round in which parties may fail; return what they say, and what left."""
-    number, said, left = coordinator._rounds.number, [], {}
-    while coordinator._rounds.number == number:
-        asked = [(name, request) for name, all_ in coordinator.requests().items() for request in all_.requests]
-        for name, request in asked:
-            try:
-                update = next(m for m in members if m.name == name).answer(request)
-                coordinator.receive(update)
-            except FedmarketError as error:
-                said.append(str(error))
-            else:
-                left |= {name: update.content} if request.step in RELEASING else {}
-        coordinator.close_step()
-    return said, left
-
-
 @MASKED
 def test_wherever_the_disk_is_full_nothing_leaves_that_is_not_paid_for_and_a_restart_goes_on(
     rooms, disk: Disk, computed, masked: bool
@@ -225,173 +189,6 @@ def test_what_is_computed_and_fails_is_spent(rooms, monkeypatch):
     room.world.round(coordinator, members)
     assert outcomes(books) == {"lost": 1, "committed": 1}
     assert books.ledger.state.spent().epsilon > 0
-
-
-# The cap.
-
-
-def test_a_run_that_would_pass_the_cap_is_refused_at_join_with_what_is_left_and_asked(rooms):
-    room = rooms()
-    coordinator, members = room.market(cap=1.2)
-    room.finish(coordinator, members)
-    before = kinds(members[0].party.books)
-    second, again = room.market(join=False, cap=1.2)
-    with pytest.raises(Refusal) as caught:
-        again[0].join(second.invitation())
-    assert str(caught.value) == (
-        "budget: this run would bring epsilon from 1.0000 to 1.4652; the cap is 1.2, 0.2000 left"
-    )
-    assert kinds(again[0].party.books) == before
-    assert again[0].state.run == b""
-
-
-def test_a_run_that_just_fits_is_joined_and_run_to_its_end_and_not_a_third_time(rooms):
-    room = rooms()
-    for _ in range(2):
-        coordinator, members = room.market(cap=1.4653)
-        room.finish(coordinator, members)
-    state = members[0].party.books.ledger.state
-    assert state.spent().epsilon == pytest.approx(1.4652, abs=1e-4)
-    third, again = room.market(join=False, cap=1.4653)
-    with pytest.raises(Refusal, match=r"0.0001 left"):
-        again[0].join(third.invitation())
-
-
-def test_a_raised_cap_lets_a_run_go_on_and_a_lowered_one_stops_it(rooms):
-    room = rooms()
-    coordinator, members = room.market(cap=1.2)
-    books = members[0].party.books
-    room.world.round(coordinator, members)
-    books.ledger.append(CapChanged(old=books.ledger.state.cap, new="0.1", reason="less"))
-    said, left = a_round(coordinator, members)
-    assert [line for line in said if "the cap is 0.1" in line] == said != []
-    assert "p0" not in left
-    books.ledger.append(CapChanged(old="0.1", new="1.5", reason="agreed"))
-    assert a_round(coordinator, members)[0] == []
-    second, again = room.market(join=False, cap=1.2)  # the cap of a ledger that was begun stays its own
-    again[0].join(second.invitation())
-    with pytest.raises(Refusal, match=r"from 0\.\d+ to 1\.3\d+; the cap is 1\.2"):
-        again[1].join(second.invitation())
-
-
-@pytest.mark.parametrize("servers", [1, 2])
-def test_two_runs_at_once_on_one_data_set_stay_within_the_cap_together(rooms, servers: int):
-    """Each message opens the folder and gives it up, as nodes do; the second server has a log of its own."""
-    room, cap = rooms(), 1.2
-    terms = room.terms()
-    logs = [room.logbook(f"log {number}") for number in range(servers)]
-    runs = [room.coordinator(terms, logs[number % servers], max_void_rounds=8) for number in range(2)]
-    parties = [[room.member(name, terms, cap=cap) for name in NAMES] for _ in range(2)]
-    left, refused = 0, []
-
-    def asked(number: int, member, step: str, message):
-        books = member.party.books = room.books(member.name, terms, cap=cap, log=f"log {number % servers}")
-        try:
-            return getattr(member, step)(message)
-        finally:
-            books.close()
-
-    for number, coordinator in enumerate(runs):
-        for member in parties[number]:
-            coordinator.admit(asked(number, member, "join", coordinator.invitation()))
-    for _ in range(terms.rounds):
-        for number, coordinator in enumerate(runs):
-            for member in parties[number]:
-                request = coordinator.requests()[member.name].requests[0]
-                try:
-                    update = asked(number, member, "answer", request)
-                except Refusal as error:
-                    refused.append(str(error))
-                    continue
-                coordinator.receive(update)
-                left += member.name == "p0"
-            coordinator.close_step()
-    books = room.books("p0", terms, cap=cap)
-    assert replay(books.ledger.envelopes).spent().epsilon <= cap
-    assert terms.rounds < left < 2 * terms.rounds
-    assert outcomes(books)["committed"] == left == len(committed(books))
-    assert refused
-    assert all("the cap is 1.2" in line for line in refused)
-
-
-def test_a_round_of_one_run_stays_open_while_another_run_is_entered(rooms):
-    room = rooms()
-    terms = room.terms()
-    books = room.books("p0", terms)
-    for run in (bytes(16), bytes([1] * 16)):
-        books.join(run, terms, roster_hash="")
-    for run in (bytes(16), bytes([1] * 16)):
-        books.enter(run, 0, terms=terms)
-    books.need_reserved(bytes(16), 0)
-    assert outcomes(books) == {"open": 2}
-
-
-# Whose folder it is, and of which rows.
-
-
-def test_no_second_process_opens_a_folder_nor_the_same_twice(rooms):
-    room = rooms()
-    terms = room.terms()
-    books = room.books("p0", terms)
-
-    def elsewhere(told) -> None:
-        room.opened.clear()
-        try:
-            room.books("p0", terms)
-        except UsageError as error:
-            told.send(str(error))
-
-    process = multiprocessing.get_context("fork")
-    told, teller = process.Pipe(duplex=False)
-    child = process.Process(target=elsewhere, args=(teller,))
-    child.start()
-    child.join()
-    assert "in use by another process" in (told.recv() if told.poll() else "")
-    room.opened.clear()
-    with pytest.raises(UsageError, match="in use by another process"):
-        room.books("p0", terms)
-    books.close()
-    room.books("p0", terms)
-
-
-@pytest.mark.parametrize("rows", [(OTHER, HELD_OUT), (TRAINED, OTHER), (HELD_OUT, TRAINED)])
-def test_other_rows_or_another_split_are_refused_with_the_command_to_type(rooms, rows: tuple[str, str]):
-    room = rooms()
-    coordinator, members = room.market()
-    room.world.round(coordinator, members)
-    spent = members[0].party.books.ledger.state.spent().epsilon
-    with pytest.raises(UsageError, match="of other rows") as caught:
-        room.books("p0", coordinator.terms, rows=rows)
-    command, folder, new = str(caught.value).rpartition(": ")[2].rsplit(" ", 2)
-    assert (command, folder) == ("fedmarket ledger replace-data", str(room.folder / "00"))
-    books = room.books("p0", coordinator.terms)
-    old = books.ledger.state.data_set
-    books.ledger.append(DataReplaced(old=old, new=new, overlap=True, reason="as it says"))
-    books = room.books("p0", coordinator.terms, rows=rows)
-    assert books.ledger.state.spent().epsilon >= spent > 0
-    with pytest.raises(BadMessage, match="no longer in use"):
-        books.enter(coordinator.run, 1, terms=coordinator.terms)
-
-
-@pytest.mark.parametrize("changed", [{"unit": "column:id"}, {"adjacency": "replace-one"}, {"delta": 2e-5}])
-def test_another_unit_adjacency_or_delta_is_refused(rooms, changed: dict):
-    room = rooms()
-    terms = room.terms()
-    room.books("p0", terms)
-    with pytest.raises(ConfigError, match="another unit, adjacency or delta"):
-        room.books("p0", replace(terms, plan=replace(terms.plan, **changed)))
-    room.books("p0", terms)
-
-
-def test_a_data_set_that_is_destroyed_releases_nothing_and_opens_no_more(rooms):
-    room = rooms()
-    coordinator, members = room.market()
-    books = members[0].party.books
-    books.ledger.append(DataDestroyed(data_set=books.ledger.state.data_set, reason="as agreed"))
-    with pytest.raises(BadMessage, match=r"destroyed|no longer in use"):
-        members[0].answer(coordinator.requests()["p0"].requests[0])
-    with pytest.raises(UsageError, match="destroyed"):
-        room.books("p0", coordinator.terms)
 
 
 # What is given back, and what is not.

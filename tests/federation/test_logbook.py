@@ -1,7 +1,7 @@
 """The server's side of the ledgers: what breaks a rule is not logged, and the answer that came with it is not used."""
 
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,21 +18,8 @@ from fedmarket.ledger.note import read_checkpoint, read_note
 from fedmarket.ledger.replay import replay
 
 ROOM = runpy.run_path(str(Path(__file__).with_name("ledgers.py")))
-Room, NAMES, releasing, kinds, ORIGIN = (ROOM[name] for name in ("Room", "NAMES", "releasing", "kinds", "ORIGIN"))
+NAMES, ORIGIN = (ROOM[name] for name in ("NAMES", "ORIGIN"))
 NOTHING = Told(seen=0, envelopes=(), cosignature=b"")
-
-
-@pytest.fixture
-def rooms(world, tmp_path: Path) -> Iterator[Callable]:
-    made = []
-
-    def make(masked: bool = False):
-        made.append(Room(world, tmp_path / f"room-{len(made)}", masked=masked))
-        return made[-1]
-
-    yield make
-    for room in made:
-        room.leave()
 
 
 def told(*envelopes: bytes, **changed: object) -> Told:

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmarket.aggregation.steps import SECURE
-from fedmarket.errors import BadMessage, FederationStopped, Refusal
-from fedmarket.federation.messages import Request
+from fedmarket.errors import FederationStopped
 from fedmarket.federation.party import PartyState
 from fedmarket.federation.release import Releases
 from fedmarket.federation.seat import Seat
@@ -132,12 +131,6 @@ def test_whoever_is_lost_wherever_the_run_is_one_in_the_open_without_those_befor
 # A party that crashes.
 
 
-def refused(member, request: Request) -> str:
-    with pytest.raises((Refusal, BadMessage)) as caught:
-        member.answer(request)
-    return str(caught.value)
-
-
 OLDER = [(step, back) for at, step in enumerate(SECURE[1:]) for back in ("nothing", "the round before", *SECURE[:at])]
 """The step that is due -> what the party remembers last, which is not the step before."""
 
@@ -152,11 +145,11 @@ def test_a_party_that_comes_back_with_an_older_memory_is_out_until_the_next_roun
         older[this] = first.state
     first.state = older[back]
     request = world.asked(coordinator)["p0"]
-    refused(first, request)
+    world.refused(first, request)
     assert first.state.open == {}
-    refused(first, request)
+    world.refused(first, request)
     if back == "nothing":
-        assert "this party has not joined a run" in refused(first, request)
+        assert "this party has not joined a run" in world.refused(first, request)
         first.join(coordinator.invitation())  # and the coordinator knows it already
     lost_rounds = (0, 1) if step == "unmask" else (0,)  # it has forgotten that it entered the next one, too
     lost = {(number, lost): {"p0"} for number in lost_rounds for lost in SECURE}
@@ -182,10 +175,10 @@ def test_a_memory_of_another_round_answers_nothing_in_this_one(world, step: str)
     number = request.round_number
     for state, memory in older:
         copy = world.fresh(first.party, state)
-        assert f"round {number}: this party is not in it; last entered 0" in refused(copy, request)
+        assert f"round {number}: this party is not in it; last entered 0" in world.refused(copy, request)
         # Not even with the number in it forged: the keys, masks and signatures of a round are bound to it.
         copy = world.fresh(first.party, replace(state, last_round=number, open={number: memory}))
-        assert "of another round or identity" in refused(copy, request)
+        assert "of another round or identity" in world.refused(copy, request)
         assert copy.state.open == {}
 
 
@@ -203,7 +196,7 @@ def test_a_party_that_forgot_a_round_cannot_be_led_through_it_a_second_time(worl
     again.answer(replace(request, step="share", packet=mixed, model=None))
     for packet in (texts, b"", texts[:-68]):
         copy = world.fresh(again.party, again.state)
-        refused(copy, replace(request, packet=packet))
+        world.refused(copy, replace(request, packet=packet))
         assert copy.state.open == {}
     assert first.content
 
@@ -246,7 +239,7 @@ def test_a_crash_while_an_answer_is_computed_ends_the_round_for_the_party(world,
         member.answer(request)
     monkeypatch.undo()
     assert (member.state.last_round, member.state.open) == (1, {})
-    refused(member, request)
+    world.refused(member, request)
     world.released(member, 2)
 
 
@@ -256,7 +249,7 @@ def test_the_same_request_twice_gets_one_answer(world, step: str):
     _, request, _ = world.follow(member, 1, until=step)
     member.answer(request)
     before = member.state
-    said = refused(member, request)
+    said = world.refused(member, request)
     if step == "advertise":
         assert "round 1 is not open: last entered 1" in said
         assert member.state == before  # the round goes on
@@ -272,9 +265,9 @@ def test_after_a_failed_step_the_round_is_over_and_no_secret_is_kept(world, step
     member = world.member("a")
     _, request, _ = world.follow(member, 1, until=step)
     right = request.packet
-    refused(member, replace(request, packet=packet))
+    world.refused(member, replace(request, packet=packet))
     assert member.state.open == {}
-    assert "this party is not in it" in refused(member, replace(request, packet=right))
+    assert "this party is not in it" in world.refused(member, replace(request, packet=right))
     world.released(member, 2)
 
 
@@ -332,7 +325,7 @@ def test_a_mask_asked_out_of_order_costs_nothing(world, due: str):
     member = world.member("a")
     _, request, _ = world.follow(member, 1, until=due)
     spent = member.state.spending
-    refused(member, replace(request, step="mask", model=world.model(member.party.terms)))
+    world.refused(member, replace(request, step="mask", model=world.model(member.party.terms)))
     assert member.state.spending == spent
     assert spent == (Spending() if due == "share" else Spending(update=2))
 
@@ -342,7 +335,7 @@ def test_a_mask_request_delivered_twice_takes_no_later_round(world):
     member = world.member("a")
     _, request, _ = world.follow(member, 1, until="mask")
     member.answer(request)
-    assert "asked for the step mask, but consent is due" in refused(member, request)
+    assert "asked for the step mask, but consent is due" in world.refused(member, request)
     assert member.state.spending == Spending(update=2)
     for number in range(2, 8):
         world.released(member, number)
@@ -353,12 +346,12 @@ def test_a_mask_request_delivered_twice_takes_no_later_round(world):
 def test_a_mask_request_whose_shares_are_missing_or_do_not_open_costs_nothing(world, packet: bytes):
     member = world.member("a")
     _, request, _ = world.follow(member, 1, until="mask")
-    refused(member, replace(request, packet=packet))
+    world.refused(member, replace(request, packet=packet))
     assert (member.state.spending, member.state.open) == (Spending(), {})
     other = world.member("a")
     _, request, _ = world.follow(other, 1, until="mask")
     flipped = request.packet[:-1] + bytes([request.packet[-1] ^ 1])
-    assert "do not open" in refused(other, replace(request, packet=flipped))
+    assert "do not open" in world.refused(other, replace(request, packet=flipped))
     assert (other.state.spending, other.state.open) == (Spending(), {})
 
 
@@ -367,73 +360,5 @@ def test_a_second_round_of_the_same_number_gives_nothing_and_costs_nothing(world
         member = world.member("a")
         world.follow(member, 1, until=until)
         before = member.state
-        assert "round 1 is not open" in refused(member, world.request(member.party.terms, 1))
+        assert "round 1 is not open" in world.refused(member, world.request(member.party.terms, 1))
         assert member.state == before
-
-
-# Two rounds at once.
-
-
-@pytest.mark.parametrize("until", ["share", "mask"])
-def test_a_newer_round_ends_one_of_which_nothing_left_and_forgets_its_secrets(world, until: str):
-    member = world.member("a")
-    _, request, _ = world.follow(member, 1, until=until)
-    member.answer(world.request(member.party.terms, 2, model=None))
-    assert set(member.state.open) == {2}
-    assert "round 1: this party is not in it; last entered 2" in refused(member, request)
-
-
-@pytest.mark.parametrize("until", ["consent", "unmask"])
-def test_a_round_whose_words_left_ends_while_the_next_one_begins(world, until: str):
-    member = world.member("a")
-    circle, request, _ = world.follow(member, 1, until=until)
-    begun = world.circle(member, opening := world.request(member.party.terms, 2, model=None))
-    begun.take(member.answer(opening))
-    assert set(member.state.open) == {1, 2}
-    member.answer(request)
-    begun.take(member.answer(replace(opening, step="share", packet=begun.packet("share"))))
-    assert set(member.state.open) == ({1, 2} if until == "consent" else {2})
-    assert circle.server._step == SECURE.index(until)
-
-
-def test_masked_words_of_a_newer_round_end_the_older_one_and_forget_its_shares(world):
-    member = world.member("a")
-    _, request, _ = world.follow(member, 1, until="unmask")
-    world.follow(member, 2, until="consent")
-    assert set(member.state.open) == {2}
-    assert "round 1: this party is not in it; last entered 2" in refused(member, request)
-
-
-def test_of_three_rounds_the_oldest_is_over(world):
-    member = world.member("a")
-    _, oldest, _ = world.follow(member, 1, until="consent")
-    member.answer(world.request(member.party.terms, 2, model=None))
-    member.answer(world.request(member.party.terms, 3, model=None))
-    assert set(member.state.open) == {1, 3}
-    world.follow(member, 4, until="consent")
-    assert set(member.state.open) == {4}
-    refused(member, oldest)
-
-
-def test_a_failed_step_of_one_round_leaves_the_other_as_it_was(world):
-    member = world.member("a")
-    circle, request, _ = world.follow(member, 1, until="consent")
-    begun = world.circle(member, opening := world.request(member.party.terms, 2, model=None))
-    begun.take(member.answer(opening))
-    refused(member, replace(opening, step="share", packet=b"garbage"))
-    assert set(member.state.open) == {1}
-    circle.take(member.answer(request))
-    circle.take(member.answer(replace(request, step="unmask", packet=circle.packet("unmask"))))
-    assert member.state.open == {}
-
-
-def test_a_round_after_the_first_costs_three_exchanges_and_one_without_sum_no_more_than_it_had_come_to(world):
-    coordinator, members = world.market(4, max_void_rounds=99)
-    exchanges, lost = {}, {(2, "mask"): {"p0", "p1"}, (4, "advertise"): {"p2", "p3"}}
-    while not coordinator.finished:
-        number = world.number(coordinator)
-        exchanges[number] = exchanges.get(number, 0) + 1
-        world.exchange(coordinator, members, lost=lambda at: lost.get(at, ()))
-    # Round 2 is void after one; keys of round 3 are then agreed alone. Round 4 is void before its turn: 5 begins late.
-    assert exchanges == {0: 5, 1: 3, 2: 1, 3: 5, 5: 4, 6: 3, 7: 3}
-    assert [void.round_number for void in coordinator.void_rounds] == [2, 4]
