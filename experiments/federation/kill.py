@@ -14,7 +14,7 @@ from fedmarket.loopback.script import options_for, output_of, scripted
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_name("config.toml")
-MOST_RUNS, RUN_MINUTES = 20, 30.0
+MOST_RUNS, RUN_MINUTES = 20, 45.0
 
 
 def main() -> int:
@@ -33,8 +33,8 @@ def told(left: list[Case]) -> int:
 def parsed() -> argparse.Namespace:
     """Return the options."""
     parser = options_for(CONFIG, __doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="of training in each run; default: 7")
-    parser.add_argument("--minutes", type=float, default=60.0, help="after which no further run is begun; default: 60")
+    parser.add_argument("--rounds", type=int, default=25, help="of training in each run; default: 25")
+    parser.add_argument("--minutes", type=float, default=90.0, help="after which no further run is begun; default: 90")
     parser.add_argument("--victims", default=",".join(VICTIMS), help=f"default: {','.join(VICTIMS)}")
     parser.add_argument("--phases", default="", help="default: join, the steps of a round, close")
     parser.add_argument("--moments", default="asked,answered", help="default: asked,answered")

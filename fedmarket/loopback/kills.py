@@ -144,11 +144,15 @@ class Killer:
                 return
 
     def _ready(self, case: Case, number: int, joined: list[str]) -> bool:
-        """Whether what died before is back: every party that joined has answered since."""
+        """Whether what died before is back: every party that joined has answered since.
+
+        And in a whole round since: who is lost in a round is out of the next one too, what the server loses is void for
+        one round or two, and void rounds in a row end a run.
+        """
         if case.phase == JOIN:
             return not self.done
-        if number <= self._stood or (case.victim in OF_THE_SERVER and number < self._stood + 3):
-            return False  # what the server lost is void, one round or two, and void rounds in a row end a run
+        if number < self._stood + (3 if case.victim in OF_THE_SERVER else 2):
+            return False
         if case.victim not in OF_THE_SERVER and len(joined) < len(self._marks):
             return False
         return all(
@@ -172,13 +176,13 @@ class Killer:
 
     def _kill(self, case: Case, number: int) -> None:
         federation = self.federation
+        self._stood = number
         if case.victim not in OF_THE_SERVER:
             place, self._next = self._next, (self._next + 1) % len(federation.parties)
             self._marks[place] = federation.parties[place].log.stat().st_size
             daemons = federation.parties if case.victim == "party" else federation.nodes
             daemons[place].kill()
             return
-        self._stood = number
         self._marks = [party.log.stat().st_size for party in federation.parties]
         for pid in federation.server_apps() if case.victim == "serverapp" else [federation.superlink()]:
             end(pid)

@@ -112,6 +112,8 @@ def test_nobody_is_killed_before_its_phase_nor_twice_nor_while_another_is_away(f
     assert len(one.done) == 1
     answer(federation, "advertise abc round 1")
     one._consider(told("mask", 1))
+    assert len(one.done) == 1  # it was not in this round, nor in the one before
+    one._consider(told("mask", 2))
     assert [daemon.killed for daemon in (*federation.parties, *federation.nodes)] == [1, 0, 0, 1]
 
 
