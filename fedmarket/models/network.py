@@ -33,9 +33,9 @@ class Network(nn.Module):
         self.register_buffer("scales", torch.tensor(scales, dtype=torch.float64).float(), persistent=False)
 
     @property
-    def linear(self) -> bool:
-        """Whether there is no hidden layer."""
-        return len(self.body) == 1
+    def layers(self) -> list[nn.Linear]:
+        """The linear layers, from the first to the last."""
+        return [layer for layer in self.body if isinstance(layer, nn.Linear)]
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return the outputs, of shape (n, outputs)."""
@@ -54,7 +54,7 @@ def initial_vector(model: Model, width: int, objective: Objective = RESPONSE, *,
     """
     network = network_of(model, width, objective)
     generator = torch.Generator().manual_seed(seed)
-    *hidden, last = [layer for layer in network.body if isinstance(layer, nn.Linear)]
+    *hidden, last = network.layers
     with torch.no_grad():
         for layer in hidden:
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)

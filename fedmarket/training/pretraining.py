@@ -8,7 +8,8 @@ from fedmarket.config import Model
 from fedmarket.models.network import first_units, initial_vector, load_vector, network_of
 from fedmarket.models.objectives import Objective
 from fedmarket.models.start import placed
-from fedmarket.training.gradients import Batch, clipped_gradient_sum
+from fedmarket.training.batch import Batch
+from fedmarket.training.gradients import clipped_gradient_sum
 
 STEPS = 300
 LEARNING_RATE = 0.3

@@ -17,7 +17,8 @@ from fedmarket.privacy.histogram import SCORE_BINS, VALUE_BINS, score_bins, valu
 from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.noise import Stream
 from fedmarket.privacy.shape import LEVEL_REACH, SEGMENT_REACH
-from fedmarket.training.gradients import Batch, clipped_gradient_sum
+from fedmarket.training.batch import Batch
+from fedmarket.training.gradients import clipped_gradient_sum
 
 
 def feature_sum(

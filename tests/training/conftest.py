@@ -11,7 +11,7 @@ from fedmarket.config import LogisticModel, MlpModel
 from fedmarket.models.network import Network, load_vector, network_of, parameter_count
 from fedmarket.models.objectives import RESPONSE, Objective
 from fedmarket.privacy.mechanism import Mechanism
-from fedmarket.training.gradients import Batch
+from fedmarket.training.batch import Batch
 
 MODELS = {
     "logistic": LogisticModel(kind="logistic", binning=False),

@@ -27,7 +27,7 @@ from fedmarket.privacy.histogram import SCORE_BINS
 from fedmarket.privacy.noise import Stream
 from fedmarket.privacy.plan import PrivacyPlan, Sharing, plan_for
 from fedmarket.privacy.shape import Shape
-from fedmarket.training.gradients import Batch
+from fedmarket.training.batch import Batch
 from fedmarket.training.sums import calibration_sum, feature_sum, held_out_sum, update_sum
 
 CONFIG = load_config(

@@ -16,7 +16,7 @@ from fedmarket.privacy.histogram import SCORE_BINS, SCORE_EDGES
 from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.noise import Stream
 from fedmarket.privacy.shape import Shape
-from fedmarket.training.gradients import Batch
+from fedmarket.training.batch import Batch
 from fedmarket.training.sums import calibration_sum, held_out_sum
 
 NetworkAt = Callable[..., Network]

@@ -13,7 +13,8 @@ from fedmarket.models.objectives import RESPONSE
 from fedmarket.models.prediction import Prediction
 from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.noise import Stream
-from fedmarket.training.gradients import Batch, clipped_gradient_sum
+from fedmarket.training.batch import Batch
+from fedmarket.training.gradients import clipped_gradient_sum
 from fedmarket.training.sums import (
     calibration_sum,
     feature_sum,

@@ -15,8 +15,9 @@ from torch import nn
 from fedmarket.config import LogisticModel, MlpModel
 from fedmarket.models.network import Network, load_vector, parameter_count
 from fedmarket.models.objectives import Objective, Tweedie, TwoPart, ZeroInflatedLognormal
-from fedmarket.training import gradients
-from fedmarket.training.gradients import Batch, clipped_gradient_sum
+from fedmarket.training.batch import Batch
+from fedmarket.training.gradients import by_customer, clipped_gradient_sum, clipped_sum
+from fedmarket.training.per_example import PerExample
 
 Model = LogisticModel | MlpModel
 NetworkAt = Callable[..., Network]
@@ -101,21 +102,11 @@ def test_the_closed_form_of_several_outputs_is_opacus_in_float64(
     weighted: bool,
     owned: bool,
     network_at: NetworkAt,
-    monkeypatch: pytest.MonkeyPatch,
 ):
-    """In float64, so that nothing but the derivation is compared."""
     network = network_at(LINEAR, WIDTH, objective=objective)
     batch = batch_of(objective, [3, 1, 5] * 20, weighted=weighted, owned=owned)
-    exact = replace(
-        batch,
-        features=batch.features.double(),
-        targets=batch.targets.double(),
-        weights=None if batch.weights is None else batch.weights.double(),
-    )
-    per_row = gradients._opacus_rows(network_at(LINEAR, WIDTH, objective=objective).double(), exact)
-    expected = gradients._clipped_sum(gradients._by_customer(per_row, batch.customers) if owned else per_row, clip_norm)
-    for name in ("_plain_sum", "_opacus_rows"):
-        monkeypatch.setattr(gradients, name, None)
+    rows = PerExample(network)(batch)
+    expected = clipped_sum(by_customer(rows, batch.customers) if owned else rows, clip_norm)
     found = clipped_gradient_sum(network, batch, clip_norm=clip_norm)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
 
