@@ -87,7 +87,9 @@ class Lookup:
         count, _, width = self.residuals.shape
         total = self.residuals.new_zeros(count * self.size, width)
         places = self.ids + self.size * torch.arange(count, device=self.ids.device)[:, None]
-        return total.index_add_(0, places.flatten(), self.residuals.flatten(end_dim=1)).reshape(count, -1)
+        return total.index_add_(0, places.flatten(), self.residuals.flatten(end_dim=1)).reshape(
+            count, self.size * width
+        )
 
     def taken(self, rows: torch.Tensor) -> Self:
         """See :class:`Part`."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -107,17 +108,15 @@ def test_our_networks_are_a_loop_over_rows(shape):
     need_equal(PerExample(network), network, batch, tolerance=1e-7) if count else None
 
 
-class Any_(nn.Module):
+class Tabular(nn.Module):
     """Ids in the first features, through an embedding or a bag, beside the other features, through any stack."""
 
-    def __init__(
-        self, width: int, hidden: list[int], activation: int, outputs: int, *, table: nn.Module | None
-    ) -> None:
+    def __init__(self, width: int, hidden: list[int], activation: int, outputs: int, *, table: nn.Module) -> None:
         super().__init__()
         self.table = table
         sizes = [width - IDS + (table.embedding_dim * (1 if isinstance(table, nn.EmbeddingBag) else IDS)), *hidden]
         layers: list[nn.Module] = []
-        for place, (size, following) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for place, (size, following) in enumerate(pairwise(sizes)):
             layers += [nn.Linear(size, following, bias=place % 2 == 0), ACTIVATIONS[activation]()]
         self.body = nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
 
@@ -139,7 +138,7 @@ TABLES = {
 @given(shape=SHAPES, table=st.sampled_from(sorted(TABLES)), activation=st.integers(0, len(ACTIVATIONS) - 1))
 def test_embeddings_and_any_activation_are_a_loop_over_rows(shape, table, activation):
     count, width, hidden, objective, weighted, seed = shape
-    made = Any_(width + IDS, hidden, activation, len(objective.scales), table=TABLES[table]())
+    made = Tabular(width + IDS, hidden, activation, len(objective.scales), table=TABLES[table]())
     network = drawn(made, seed)
     assert has_closed_form(network)
     batch = batch_of(objective, seed, count, width + IDS, weighted=weighted)
@@ -251,7 +250,7 @@ def test_what_would_be_wrong_is_refused(layer: nn.Module, said: str):
 
 
 def test_the_module_is_left_as_it_was():
-    network = drawn(Any_(5, [4], 0, 1, table=nn.Embedding(SIZE, 2)), 0)
+    network = drawn(Tabular(5, [4], 0, 1, table=nn.Embedding(SIZE, 2)), 0)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     first = clipped_gradient_sum(network, batch_of(RESPONSE, 0, 9, 5), clip_norm=0.5)
     np.testing.assert_array_equal(clipped_gradient_sum(network, batch_of(RESPONSE, 0, 9, 5), clip_norm=0.5), first)
