@@ -124,6 +124,7 @@ class Releases:
             weights=weights,
             customers=None if customers is None else torch.from_numpy(customers),
             objective=self.terms.objective,
+            lasting=True,
         )
 
 

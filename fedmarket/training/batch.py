@@ -12,7 +12,7 @@ CHUNK = 2048
 """Rows that are worked on at once: few enough for a core's cache, many enough for calls to cost little."""
 
 KEPT = 1 << 26
-"""Float64 numbers (512 MB) that a batch keeps from one pass over its rows to the next; larger ones are made anew."""
+"""Float64 numbers (512 MB) that a lasting batch keeps at most; of a larger one they are made anew in each pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class Batch:
         weights: (n,) float32 by which each row's loss is multiplied; None for 1.
         customers: (n,) whose row each is, where a customer may have several; they stand together.
         objective: what is learned of the targets.
+        lasting: whether there will be several passes over the rows: then what is the same in each is kept.
     """
 
     features: torch.Tensor
@@ -32,6 +33,7 @@ class Batch:
     weights: torch.Tensor | None = None
     customers: torch.Tensor | None = None
     objective: Objective = RESPONSE
+    lasting: bool = False
 
     def taken(self, rows: torch.Tensor | slice) -> "Batch":
         """Return the rows that a mask, numbers or a slice select."""
@@ -46,7 +48,7 @@ class Batch:
     @property
     def chunks(self) -> Iterable["Batch"]:
         """The rows in chunks of about ``CHUNK``; no customer is cut in two."""
-        return self._kept if self.features.numel() <= KEPT else self._cut()
+        return self._kept if self.lasting and self.features.numel() <= KEPT else self._cut()
 
     @cached_property
     def _kept(self) -> tuple["Batch", ...]:
@@ -65,12 +67,12 @@ class Batch:
     def exact(self) -> "Exact":
         """What of the rows is the same in each pass, in float64."""
         weights = None if self.weights is None else self.weights.double()[:, None]
-        return Exact(rows=self.features.double(), targets=self.targets.double(), weights=weights)
+        return Exact(rows=with_intercept(self.features.double()), targets=self.targets.double(), weights=weights)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exact:
-    """A batch in float64: rows (n, width), targets (n, targets), weights (n, 1) or None."""
+    """A batch in float64: rows (n, width + 1) with the intercept's 1, targets (n, targets), weights (n, 1) or None."""
 
     rows: torch.Tensor
     targets: torch.Tensor
@@ -78,8 +80,13 @@ class Exact:
 
     @cached_property
     def squares(self) -> torch.Tensor:
-        """The squared norms of the rows, (n,)."""
+        """The squared norms of the rows with their 1, (n,)."""
         return squares_of(self.rows)
+
+
+def with_intercept(rows: torch.Tensor) -> torch.Tensor:
+    """Return (n, width) rows with a column of ones after them."""
+    return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
 
 
 def squares_of(rows: torch.Tensor) -> torch.Tensor:

@@ -14,20 +14,39 @@ from torch import nn
 
 from fedmarket.models.network import Network
 from fedmarket.models.objectives import Objective
-from fedmarket.training.batch import Batch, squares_of
+from fedmarket.training.batch import Batch, squares_of, with_intercept
 from fedmarket.training.loss import losses
 from fedmarket.training.parts import Dense, Lookup, Part
 from fedmarket.training.per_example import PerExample
 
-Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
-"""Weights (..., out, in) and biases (..., out), float64, from the first layer to the last."""
+Layers = Sequence[torch.Tensor]
+"""Of each layer from the first to the last: (..., out, in + 1) weights and biases, see :func:`layers_of`."""
+
+
+def layers_of(parameters: Sequence[torch.Tensor]) -> Layers:
+    """Return layers made of weights (..., out, in) and biases (..., out), in turns.
+
+    All but the last have one output more, which is 1 for rows whose last input is: the next layer's intercept. A last
+    layer of one output has one more of zeros: a product with a matrix has the same bits however many rows there are,
+    one with a vector has not.
+    """
+    layers = []
+    for place in range(0, len(parameters), 2):
+        layer = torch.cat([parameters[place], parameters[place + 1][..., None]], dim=-1)
+        last = place + 2 == len(parameters)
+        if not last or layer.shape[-2] == 1:
+            more = torch.zeros_like(layer[..., :1, :])
+            more[..., -1] = 0.0 if last else 1.0
+            layer = torch.cat([layer, more], dim=-2)
+        layers.append(layer)
+    return layers
 
 
 class Stack:
     """The engine of a :class:`fedmarket.models.network.Network`: the chain rule, written out."""
 
     def __init__(self, network: Network) -> None:
-        self._layers = [(one.weight.detach().double(), one.bias.detach().double()) for one in network.layers]
+        self._layers = layers_of([parameter.detach().double() for parameter in network.parameters()])
         self._scales = network.scales.double()
 
     def __call__(self, batch: Batch) -> list[Part]:
@@ -57,34 +76,29 @@ def stacked(
     """Return the parts of linear layers with ReLU between them; all float64.
 
     Args:
-        layers: of one network, or of one for each party.
+        layers: of one network, or of one for each party, by :func:`layers_of`.
         scales: (outputs,) by which the last layer's outputs are multiplied.
         objective: what is learned of the targets.
-        rows: (..., n, width).
+        rows: (..., n, width + 1), the last of each 1.
         squares: (..., n) their squared norms.
         targets: (..., n, targets).
         weights: (..., n, 1) of the rows' losses; None for 1.
     """
     inputs, norms = [rows], [squares]
-    for weight, bias in layers[:-1]:
-        inputs.append(_linear(inputs[-1], weight, bias).clamp_(min=0.0))
+    for layer in layers[:-1]:
+        inputs.append((inputs[-1] @ layer.mT).clamp_(min=0.0))
         norms.append(squares_of(inputs[-1]))
-    outputs = _linear(inputs[-1], *layers[-1]) * scales
+    outputs = (inputs[-1] @ layers[-1].mT)[..., : len(scales)] * scales
     by_outputs = objective.residuals(outputs.flatten(end_dim=-2), targets.flatten(end_dim=-2))
     residuals = [by_outputs.reshape(outputs.shape) * (scales if weights is None else scales * weights)]
-    for (weight, _), hidden in zip(reversed(layers[1:]), reversed(inputs[1:]), strict=True):
+    for layer, hidden in zip(reversed(layers[1:]), reversed(inputs[1:]), strict=True):
         # A unit that is off hands nothing back: the derivative of ReLU at 0 is taken as 0, as torch does.
-        residuals.append(torch.ops.aten.threshold_backward(residuals[-1] @ weight, hidden, 0.0))
+        back = residuals[-1] @ layer[..., : residuals[-1].shape[-1], :-1]
+        residuals.append(torch.ops.aten.threshold_backward(back, hidden[..., :-1], 0.0))
     return [
         Dense(inputs=one, squares=norm, residuals=by)
         for one, norm, by in zip(inputs, norms, reversed(residuals), strict=True)
     ]
-
-
-def _linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    if weight.ndim == 2:
-        return torch.addmm(bias, rows, weight.T)
-    return torch.baddbmm(bias[..., None, :], rows, weight.mT)
 
 
 class Captured:
@@ -172,7 +186,9 @@ def is_plain(layer: nn.Module) -> bool:
 
 def _part(module: Any, inputs: torch.Tensor, residuals: torch.Tensor) -> Part:
     if isinstance(module, nn.Linear):
-        return Dense(inputs=inputs, squares=squares_of(inputs), residuals=residuals, bias=module.bias is not None)
+        intercept = module.bias is not None
+        inputs = with_intercept(inputs) if intercept else inputs
+        return Dense(inputs=inputs, squares=squares_of(inputs), residuals=residuals, intercept=intercept)
     ids = inputs if inputs.ndim == 2 else inputs[:, None]
     padding, size = module.padding_idx, module.num_embeddings
     if isinstance(module, nn.Embedding):

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedmarket.arrays import FloatArray
 from fedmarket.errors import ProtocolError, UsageError
-from fedmarket.models.network import Network, parameter_count
+from fedmarket.models.network import Network, parameter_count, vector_of
 from fedmarket.training.batch import Batch
 from fedmarket.training.closed_form import Captured, Stack, has_closed_form
 from fedmarket.training.parts import Part, Written
@@ -58,7 +58,7 @@ def clipped_gradient_sum(network: nn.Module, batch: Batch, *, clip_norm: float) 
         nothing: no row decides whether there is an answer. The result is a sum: it is never divided by the number of
         rows drawn.
     """
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters()):
+    if not np.isfinite(vector_of(network)).all():
         raise ProtocolError("the parameters are not finite; nothing is sent")
     total = np.zeros(parameter_count(network))
     with one_thread():

@@ -15,6 +15,8 @@ import torch
 
 from fedmarket.training.batch import squares_of
 
+Taken = torch.Tensor | tuple[int, slice]
+
 
 class Part(Protocol):
     """The gradients of n rows by the parameters of one layer, (..., n, p) if they were written out."""
@@ -28,38 +30,47 @@ class Part(Protocol):
     def rows(self) -> torch.Tensor:
         """Return the gradients written out, (n, p)."""
 
-    def taken(self, rows: torch.Tensor) -> Self:
-        """Return the part of the rows that a mask (n,) selects."""
+    def taken(self, rows: Taken) -> Self:
+        """Return the part of the rows that a mask (n,) selects, or a party's place and a slice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dense:
-    """Of a linear layer: inputs (..., n, in) with their squared norms (..., n), residuals (..., n, out)."""
+    """Of a linear layer: inputs (..., n, in) with their squared norms (..., n), residuals (..., n, out).
+
+    With ``intercept`` the last input is 1, and what it is multiplied by are the biases.
+    """
 
     inputs: torch.Tensor
     squares: torch.Tensor
     residuals: torch.Tensor
-    bias: bool = True
+    intercept: bool = True
 
     def squared_norms(self) -> torch.Tensor:
         """See :class:`Part`; the norm of an outer product is the product of the norms."""
-        return squares_of(self.residuals) * (self.squares + 1.0 if self.bias else self.squares)
+        return squares_of(self.residuals) * self.squares
 
     def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
         """See :class:`Part`."""
-        weighted = self.residuals * factors[..., None]
-        total = (weighted.mT @ self.inputs).flatten(start_dim=-2)
-        return torch.cat([total, weighted.sum(dim=-2)], dim=-1) if self.bias else total
+        return self._ordered((self.residuals * factors[..., None]).mT @ self.inputs)
 
     def rows(self) -> torch.Tensor:
         """See :class:`Part`."""
-        products = (self.residuals[:, :, None] * self.inputs[:, None, :]).flatten(start_dim=1)
-        return torch.cat([products, self.residuals], dim=1) if self.bias else products
+        return self._ordered(self.residuals[:, :, None] * self.inputs[:, None, :])
 
-    def taken(self, rows: torch.Tensor) -> Self:
+    def _ordered(self, gradients: torch.Tensor) -> torch.Tensor:
+        """Return (..., out, in) in the order of the layer's parameters: weights, then biases."""
+        if not self.intercept:
+            return gradients.flatten(start_dim=-2)
+        return torch.cat([gradients[..., :-1].flatten(start_dim=-2), gradients[..., -1]], dim=-1)
+
+    def taken(self, rows: Taken) -> Self:
         """See :class:`Part`."""
         return type(self)(
-            inputs=self.inputs[rows], squares=self.squares[rows], residuals=self.residuals[rows], bias=self.bias
+            inputs=self.inputs[rows],
+            squares=self.squares[rows],
+            residuals=self.residuals[rows],
+            intercept=self.intercept,
         )
 
 
@@ -73,8 +84,18 @@ class Lookup:
 
     def squared_norms(self) -> torch.Tensor:
         """See :class:`Part`; places of a row with one id add up before their norm is taken."""
+        if self._apart:
+            return self.residuals.square().sum(dim=(1, 2))
         same = (self.ids[:, :, None] == self.ids[:, None, :]).to(self.residuals.dtype)
         return (same * (self.residuals @ self.residuals.mT)).sum(dim=(1, 2)).clamp_(min=0.0)
+
+    @property
+    def _apart(self) -> bool:
+        """Whether no row can have an id twice, as each place has a range of ids of its own."""
+        if not len(self.ids):
+            return True
+        order = self.ids.amin(dim=0).argsort()
+        return bool((self.ids.amin(dim=0)[order][1:] > self.ids.amax(dim=0)[order][:-1]).all())
 
     def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
         """See :class:`Part`."""
@@ -91,7 +112,7 @@ class Lookup:
             count, self.size * width
         )
 
-    def taken(self, rows: torch.Tensor) -> Self:
+    def taken(self, rows: Taken) -> Self:
         """See :class:`Part`."""
         return type(self)(ids=self.ids[rows], residuals=self.residuals[rows], size=self.size)
 
@@ -114,6 +135,6 @@ class Written:
         """See :class:`Part`."""
         return self.gradients
 
-    def taken(self, rows: torch.Tensor) -> Self:
+    def taken(self, rows: Taken) -> Self:
         """See :class:`Part`."""
         return type(self)(self.gradients[rows])

@@ -34,6 +34,7 @@ def pretrained(
         features=torch.from_numpy((features - centre).astype(np.float32)),
         targets=torch.from_numpy(targets),
         objective=objective,
+        lasting=True,
     )
     parameters = initial_vector(model, width, objective, seed=seed)
     velocity = np.zeros_like(parameters)

@@ -56,19 +56,20 @@ def update_sum(
     local, total = parameters, np.zeros_like(parameters)
     for _ in range(steps):
         load_vector(network, local)
-        exact = clipped_gradient_sum(network, _sample(batch, mechanism, stream), clip_norm=mechanism.clip_norm)
+        exact = clipped_gradient_sum(network, sample_of(batch, mechanism, stream), clip_norm=mechanism.clip_norm)
         noisy = mechanism.noisy(exact, stream)
         local = local - learning_rate * noisy / (mechanism.sample_rate * declared_rows)
         total += noisy
     return total
 
 
-def _sample(batch: Batch, mechanism: Mechanism, stream: Stream) -> Batch:
+def sample_of(batch: Batch, mechanism: Mechanism, stream: Stream) -> Batch:
     """Return the rows of a Poisson sample of customers: one coin for each."""
     if mechanism.sample_rate == 1:
         return batch
     if batch.customers is None:
-        return batch.taken(torch.from_numpy(stream.coins(len(batch.targets), mechanism.sample_rate)))
+        heads = np.flatnonzero(stream.coins(len(batch.targets), mechanism.sample_rate))
+        return batch.taken(torch.from_numpy(heads))
     _, place = torch.unique_consecutive(batch.customers, return_inverse=True)
     coins = stream.coins(int(place[-1]) + 1 if len(place) else 0, mechanism.sample_rate)
     return batch.taken(torch.from_numpy(coins)[place])

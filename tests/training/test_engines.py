@@ -28,7 +28,7 @@ OBJECTIVES = (
 )
 ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.GELU, nn.Softplus, lambda: nn.LeakyReLU(0.1, inplace=True), nn.Identity)
 IN_PLACE = 4
-IDS, SIZE = 3, 5
+IDS, SIZE = 3, 6
 """How many ids a row has, and of how many."""
 
 
@@ -112,8 +112,11 @@ def test_our_networks_are_a_loop_over_rows(shape):
 class Tabular(nn.Module):
     """Ids in the first features, through an embedding or a bag, beside the other features, through any stack."""
 
-    def __init__(self, width: int, hidden: list[int], activation: int, outputs: int, *, table: nn.Module) -> None:
+    def __init__(
+        self, width: int, hidden: list[int], activation: int, outputs: int, *, table: nn.Module, apart: bool = False
+    ) -> None:
         super().__init__()
+        self.apart = apart
         self.table = table
         sizes = [width - IDS + (table.embedding_dim * (1 if isinstance(table, nn.EmbeddingBag) else IDS)), *hidden]
         layers: list[nn.Module] = []
@@ -123,6 +126,8 @@ class Tabular(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         ids = features[:, :IDS].abs().mul(2).long() % SIZE  # some repeat in a row
+        if self.apart:
+            ids = ids % 2 + 2 * torch.arange(IDS)
         return self.body(torch.cat([self.table(ids).flatten(start_dim=1), features[:, IDS:]], dim=1))
 
 
@@ -136,10 +141,15 @@ TABLES = {
 
 
 @settings(max_examples=120, deadline=None)
-@given(shape=SHAPES, table=st.sampled_from(sorted(TABLES)), activation=st.integers(0, len(ACTIVATIONS) - 1))
-def test_embeddings_and_any_activation_are_a_loop_over_rows(shape, table, activation):
+@given(
+    shape=SHAPES,
+    table=st.sampled_from(sorted(TABLES)),
+    apart=st.booleans(),
+    activation=st.integers(0, len(ACTIVATIONS) - 1),
+)
+def test_embeddings_and_any_activation_are_a_loop_over_rows(shape, table, apart, activation):
     count, width, hidden, objective, weighted, seed = shape
-    made = Tabular(width + IDS, hidden, activation, len(objective.scales), table=TABLES[table]())
+    made = Tabular(width + IDS, hidden, activation, len(objective.scales), table=TABLES[table](), apart=apart)
     network = drawn(made, seed)
     assert has_closed_form(network)
     batch = batch_of(objective, seed, count, width + IDS, weighted=weighted)

@@ -1,0 +1,226 @@
+"""One DP-SGD step, ours beside plain torch and Opacus: ``python benchmarks/step.py``.
+
+A step takes rows that are in memory and leaves new parameters: gradients, clipping, noise, one step of descent. Plain
+torch neither clips nor adds noise. Opacus does, in float32 and with torch's generator, by per-example gradients
+("hooks") or by ghost clipping. Ours computes in float64, so that no row's part depends on the others', with noise from
+the operating system's stream; plain torch in float64 is therefore timed too. All run on one thread, in turns, in one
+process; ratios are medians over turns. Prints a table and writes JSON.
+"""
+
+import argparse
+import runpy
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from opacus import GradSampleModule
+from opacus.grad_sample import GradSampleModuleFastGradientClipping
+from opacus.optimizers import DPOptimizer
+from opacus.optimizers.optimizer_fast_gradient_clipping import DPOptimizerFastGradientClipping
+from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
+from torch import nn
+
+from fedmarket.models.network import Network, load_vector, vector_of
+from fedmarket.privacy.noise import Stream
+from fedmarket.training.batch import Batch
+from fedmarket.training.gradients import clipped_gradient_sum
+
+TABLES = runpy.run_path(str(Path(__file__).with_name("tables.py")))
+WIDTH, COLUMNS, VOCABULARY, DIMENSIONS = 61, 20, 100, 8
+"""Encoded columns of the bank data; columns of the embedding model, values of each, numbers of a value."""
+
+CLIP, NOISE, RATE = 1.0, 1.0, 0.1
+MODELS = ("logistic", "mlp 64-32", "embedding")
+BATCHES = (256, 1024, 8192)
+
+Step = Callable[[], object]
+
+
+class Embedded(nn.Module):
+    """Twenty columns of ids through one embedding, and a hidden layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(COLUMNS * VOCABULARY, DIMENSIONS)
+        self.body = nn.Sequential(nn.Linear(COLUMNS * DIMENSIONS, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return (n, 1) log-odds of (n, columns) ids, which come as floats."""
+        return self.body(self.table(features.long()).flatten(start_dim=1))  # type: ignore[no-any-return]
+
+
+def network_called(name: str) -> nn.Module:
+    """Return one of ``MODELS``, the same parameters each time."""
+    torch.manual_seed(0)
+    if name == "embedding":
+        return Embedded()
+    return Network(WIDTH, (64, 32) if name == "mlp 64-32" else (), (1.0,))
+
+
+def rows_for(name: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return features and (n, 1) labels."""
+    rng = np.random.default_rng(0)
+    labels = torch.from_numpy((rng.random((count, 1)) < 0.1).astype(np.float32))
+    if name == "embedding":
+        ids = rng.integers(0, VOCABULARY, (count, COLUMNS)) + VOCABULARY * np.arange(COLUMNS)
+        return torch.from_numpy(ids.astype(np.float32)), labels
+    return torch.from_numpy(rng.standard_normal((count, WIDTH)).astype(np.float32)), labels
+
+
+def ours(name: str, count: int) -> Step:
+    """Return our step."""
+    network, (features, labels), stream = network_called(name), rows_for(name, count), Stream.secret()
+
+    def step() -> None:
+        batch = Batch(features=features, targets=labels)  # nothing is kept from the step before
+        total = clipped_gradient_sum(network, batch, clip_norm=CLIP)
+        noisy = total + CLIP * NOISE * stream.normals(len(total))
+        load_vector(network, vector_of(network) - RATE * noisy / count)
+
+    return step
+
+
+def plain(name: str, count: int, dtype: torch.dtype = torch.float32) -> Step:
+    """Return torch's step, without privacy."""
+    network, (features, labels) = network_called(name).to(dtype), rows_for(name, count)
+    if name != "embedding":
+        features = features.to(dtype)
+    labels = labels.to(dtype)
+    if isinstance(network, Network):
+        network.scales = network.scales.to(dtype)
+    optimizer = torch.optim.SGD(network.parameters(), lr=RATE)
+    loss = nn.BCEWithLogitsLoss()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss(network(features), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def hooks(name: str, count: int) -> Step:
+    """Return Opacus' step by per-example gradients."""
+    network, (features, labels) = GradSampleModule(network_called(name)), rows_for(name, count)
+    optimizer = DPOptimizer(
+        torch.optim.SGD(network.parameters(), lr=RATE),
+        noise_multiplier=NOISE,
+        max_grad_norm=CLIP,
+        expected_batch_size=count,
+    )
+    loss = nn.BCEWithLogitsLoss()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss(network(features), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def ghost(name: str, count: int) -> Step:
+    """Return Opacus' step by ghost clipping: two backward passes, no gradient written out."""
+    network = GradSampleModuleFastGradientClipping(network_called(name), max_grad_norm=CLIP, use_ghost_clipping=True)
+    features, labels = rows_for(name, count)
+    optimizer = DPOptimizerFastGradientClipping(
+        torch.optim.SGD(network.parameters(), lr=RATE),
+        noise_multiplier=NOISE,
+        max_grad_norm=CLIP,
+        expected_batch_size=count,
+    )
+
+    class OneEach(nn.BCEWithLogitsLoss):
+        """The loss of each row, (n,): of shape (n, 1) Opacus 1.6 would not clip at all."""
+
+        def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return super().forward(outputs, targets).reshape(-1)
+
+    loss = DPLossFastGradientClipping(network, optimizer, OneEach(reduction="mean"), "mean")
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss(network(features), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+CONTENDERS: dict[str, Callable[[str, int], Step]] = {
+    "ours": ours,
+    "plain": plain,
+    "plain float64": lambda name, count: plain(name, count, torch.float64),
+    "Opacus hooks": hooks,
+    "Opacus ghost": ghost,
+}
+
+
+def timed(step: Step, seconds: float) -> float:
+    """Return the least seconds of a step in about so many seconds: what else the machine does only adds."""
+    best, until = float("inf"), time.perf_counter() + seconds
+    while True:
+        start = time.perf_counter()
+        step()
+        best = min(best, time.perf_counter() - start)
+        if time.perf_counter() > until:
+            return best
+
+
+def measured(name: str, count: int, *, turns: int, seconds: float) -> dict[str, Any]:
+    """Return the ratio of each contender's time to ours, with its spread over turns."""
+    steps = {contender: make(name, count) for contender, make in CONTENDERS.items()}
+    for step in steps.values():
+        step()
+    took = [{contender: timed(step, seconds) for contender, step in steps.items()} for _ in range(turns)]
+    ratios = {one: sorted(turn[one] / turn["ours"] for turn in took) for one in CONTENDERS if one != "ours"}
+    return {
+        "model": name,
+        "batch": count,
+        "microseconds": {one: 1e6 * statistics.median(turn[one] for turn in took) for one in CONTENDERS},
+        "ratios": {one: {"median": statistics.median(r), "low": r[0], "high": r[-1]} for one, r in ratios.items()},
+    }
+
+
+def summary(found: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the figures that are aimed at."""
+    cost = [1 / one["ratios"]["plain"]["median"] for one in found]
+    least = {one["batch"]: [] for one in found}  # type: dict[int, list[float]]
+    for one in found:
+        best = min(one["ratios"][rival]["median"] for rival in ("Opacus hooks", "Opacus ghost"))
+        least[one["batch"]].append(best)
+    figures = {"ours / plain, median": statistics.median(cost), "ours / plain, worst": max(cost)}
+    return figures | {f"best Opacus / ours at {count}, median": statistics.median(r) for count, r in least.items()}
+
+
+def main() -> None:
+    """Measure what the options choose."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--turns", type=int, default=7)
+    options.add_argument("--seconds", type=float, default=0.3, help="of each contender in each turn")
+    options.add_argument("--output", type=Path, default=Path("runs/benchmark-step.json"))
+    chosen = options.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    found = []
+    for name in MODELS:
+        for count in BATCHES:
+            one = measured(name, count, turns=chosen.turns, seconds=chosen.seconds)
+            found.append(one)
+            cells = "  ".join(
+                f"{rival} {r['median']:.2f} ({r['low']:.2f}-{r['high']:.2f})" for rival, r in one["ratios"].items()
+            )
+            print(
+                f"{name:<10} {count:>5}  ours {one['microseconds']['ours']:>8.0f} us; times ours: {cells}", flush=True
+            )
+    figures = summary(found)
+    for name, figure in figures.items():
+        print(f"{name:<38} {figure:6.2f}")
+    TABLES["write"](chosen.output, {"cells": found, "figures": figures})
+
+
+if __name__ == "__main__":
+    main()
