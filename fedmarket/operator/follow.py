@@ -139,6 +139,7 @@ def _run_config(home: Home, config: Path, roster: Path, output: Path, changes: t
         "state": str((output / STATE).resolve()),
         "log": str(home.folder),
         "log_name": home.settings.log.name,
+        "nodes": str(home.node_names),
         "wait": float(home.settings.runs.node_wait_seconds),
     }
 

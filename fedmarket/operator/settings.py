@@ -8,7 +8,7 @@
     nodes/    NAME.pub of every SuperNode that may connect; NAME.key only where a test consortium was made
     log.pem   the log's identity
     log/      the log of the parties' ledgers
-    flower/, flower.db, logs/, runs/, pids.json
+    flower/, flower.db, logs/, runs/, nodes.json, pids.json
 """
 
 from dataclasses import dataclass
@@ -107,6 +107,11 @@ class Home:
     def nodes(self) -> Path:
         """The folder of the SuperNodes' public keys."""
         return self.folder / "nodes"
+
+    @property
+    def node_names(self) -> Path:
+        """The file that says under which name each of Flower's numbers was admitted."""
+        return self.folder / "nodes.json"
 
     @property
     def runs(self) -> Path:

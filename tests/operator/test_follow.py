@@ -1,5 +1,7 @@
 """A run is started once, followed until its end, and ends with a model or with one line that says why."""
 
+import base64
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from fedmarket.cli.main import app
 from fedmarket.errors import ConfigError, FederationStopped, UsageError
 from fedmarket.experiment.market import MarketKey, open_market
 from fedmarket.federation.rehearsal import rehearse
-from fedmarket.flower.control import Control, RunStatus, Unreachable
+from fedmarket.flower.control import Control, NodeKey, RunStatus, Unreachable
 from fedmarket.operator import follow as module
 from fedmarket.operator.follow import StartedRun, follow, found_run, start_run
 
@@ -27,12 +29,20 @@ class Superlink:
     def __init__(self) -> None:
         self.started: list[dict[str, object]] = []
         self.says: list[RunStatus | Exception] = [RUNNING]
+        self.registered: dict[bytes, int] = {}
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
         return None
+
+    def register(self, key: NodeKey, *, name: str) -> bool:
+        self.registered[key.content] = 101 + len(self.registered)
+        return name == "alpha"
+
+    def node_numbers(self) -> dict[bytes, int]:
+        return self.registered
 
     def start(self, app: Path, config: dict[str, object]) -> int:
         self.started.append(config)
@@ -124,6 +134,49 @@ def test_progress_is_a_line_for_each_round(make, superlink, market, tmp_path):
     assert isinstance(done.exception, FederationStopped)
     assert "run 41\n" in done.stderr
     assert "round 2 of 8: update mask, 2 parties, 1 void, 1 rejections, last b: no [red]reply[/] in time" in done.stderr
+
+
+def test_whom_a_run_waits_for_is_a_line_each_time_that_it_changes(make, superlink, tmp_path):
+    home, output = make(), tmp_path / "out"
+    (output / "state").mkdir(parents=True)
+    home.runs.mkdir()
+    (home.runs / "7.json").write_text(json.dumps({"output": str(output)}))
+    told = {"round": 0, "rounds": 8, "phase": "centre", "parties": [], "void_rounds": 0, "rejections": 0}
+
+    def says(*names: str) -> RunStatus:
+        doing = f"waiting for {', '.join(names)}"
+        (output / "state" / "progress.json").write_text(json.dumps(told | {"doing": doing}))
+        return RUNNING
+
+    waits = [["gamma", "delta"], ["gamma", "delta"], ["delta"]]
+    superlink.status = lambda run: says(*waits.pop(0)) if waits else FAILED
+    done = CliRunner().invoke(app, ["server", "run", str(home.folder / "server.toml"), "--follow", "7"])
+    assert done.stderr.splitlines() == ["waiting for gamma, delta", "waiting for delta"]
+
+
+def test_who_may_connect_is_told_with_the_fingerprint_that_ssh_keygen_shows(make, superlink):
+    home = make(nodes=("alpha", "beta"))
+    done = CliRunner().invoke(app, ["server", "admit", str(home.folder / "server.toml")])
+    for name, mark in (("alpha", "  (new)"), ("beta", "")):
+        key = (home.nodes / f"{name}.pub").read_text().split()[1]
+        digest = base64.b64encode(hashlib.sha256(base64.b64decode(key)).digest()).decode().rstrip("=")
+        assert f"admitted: {name} SHA256:{digest}{mark}\n" in done.stdout
+    assert json.loads(home.node_names.read_text()) == {"101": "alpha", "102": "beta"}
+
+
+def test_a_key_that_flower_does_not_take_admits_nobody(make, superlink):
+    home = make(nodes=("alpha",))
+    (home.nodes / "beta.pub").write_text("ssh-ed25519 AAAA")
+    done = CliRunner().invoke(app, ["server", "admit", str(home.folder / "server.toml")])
+    assert isinstance(done.exception, ConfigError)
+    assert superlink.registered == {}
+
+
+def test_without_any_key_it_says_where_keys_go(make, superlink):
+    done = CliRunner().invoke(app, ["server", "admit", str(make().folder / "server.toml")])
+    assert done.stdout == (
+        "admitted: nobody yet; put each SuperNode's public key to nodes/NAME.pub, then fedmarket server admit\n"
+    )
 
 
 def test_init_says_what_goes_to_whom(tmp_path):
