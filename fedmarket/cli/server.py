@@ -66,6 +66,12 @@ def server_init(
     if not node:
         _print("from every partner", f"the public key of its SuperNode, as {shown(home.nodes)}/NAME.pub")
     _print("never leaves", f"the rest of {shown(folder)}")
+    if not home.has_app:
+        err.print(
+            f"[bold yellow]warning:[/] {escape(str(home.app))} is no checkout of the release, and runs ship its apps "
+            f"from there; before the first run set app in {escape(shown(folder / SETTINGS_FILE))}",
+            soft_wrap=True,
+        )
 
 
 @server_app.command("start")

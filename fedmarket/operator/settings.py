@@ -79,6 +79,11 @@ class Home:
         return self.folder / self.settings.runs.app
 
     @property
+    def has_app(self) -> bool:
+        """Whether the project is where the settings say: a checkout, not only the installed package."""
+        return (self.app / "pyproject.toml").is_file() and (self.app / "server" / "app.py").is_file()
+
+    @property
     def ca(self) -> Path:
         """The certificate that partners trust."""
         return self.folder / "tls" / "ca.pem"

@@ -16,6 +16,7 @@ from fedmarket.flower.control import Control, NodeKey, RunStatus, Unreachable
 from fedmarket.operator import follow as module
 from fedmarket.operator.follow import StartedRun, follow, found_run, start_run
 
+ROOT = Path(__file__).parents[2]
 RUNNING = RunStatus(status="running", sub_status="", details="")
 DONE = RunStatus(status="finished", sub_status="completed", details="")
 FAILED = RunStatus(
@@ -179,10 +180,22 @@ def test_without_any_key_it_says_where_keys_go(make, superlink):
     )
 
 
+def test_init_without_a_checkout_warns_in_one_line_that_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'another'\n")
+    done = CliRunner().invoke(app, ["server", "init", "home", "--host", "fed.example"])
+    assert done.exit_code == 0
+    assert done.stderr == (
+        f"warning: {tmp_path} is no checkout of the release, and runs ship its apps from there; "
+        "before the first run set app in home/server.toml\n"
+    )
+
+
 def test_init_says_what_goes_to_whom(tmp_path):
-    words = ["server", "init", str(tmp_path / "home"), "--host", "fed.example", "--node", "bank"]
+    words = ["server", "init", str(tmp_path / "home"), "--host", "fed.example", "--node", "bank", "--app", str(ROOT)]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0
+    assert done.stderr == ""
     assert "to partners and auditors: the log's key fed.example/log+" in done.stdout
     assert "to bank alone: " in done.stdout
     assert "to every partner: fed.example:8443" in done.stdout
