@@ -1,6 +1,7 @@
 """What many tests share: tiny markets on disk, and one thread for numerical libraries on shared cores."""
 
 import os
+import runpy
 import shutil
 import warnings
 from collections.abc import Callable
@@ -25,6 +26,8 @@ settings.register_profile("patient", settings.get_profile("ci" if "CI" in os.env
 settings.load_profile("patient")
 
 ROOT = Path(__file__).parents[1]
+
+postgresql_server = runpy.run_path(str(Path(__file__).with_name("postgresql.py")))["postgresql_server"]
 
 CONFIG = """
 name = "tiny"

@@ -5,12 +5,15 @@ import sys
 import time
 from pathlib import Path
 
-from fedmarket.federation.answering import CLOSE, JOIN
-from fedmarket.loopback.documents import make_consortium
-from fedmarket.loopback.federation import Federation, Say
-from fedmarket.loopback.findings import need_verified
-from fedmarket.loopback.kills import VICTIMS, Case, all_cases, need_nothing_lost, run_with_kills
-from fedmarket.loopback.script import options_for, output_of, scripted
+from fedmarket.loopback.loading import loading
+
+with loading():
+    from fedmarket.federation.answering import CLOSE, JOIN
+    from fedmarket.loopback.documents import make_consortium
+    from fedmarket.loopback.federation import Federation, Say
+    from fedmarket.loopback.findings import need_verified
+    from fedmarket.loopback.kills import VICTIMS, Case, all_cases, need_nothing_lost, run_with_kills
+    from fedmarket.loopback.script import options_for, output_of, scripted
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_name("config.toml")

@@ -4,10 +4,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from fedmarket.loopback.documents import make_consortium
-from fedmarket.loopback.federation import Federation, Say
-from fedmarket.loopback.findings import need_bit_equal, need_verified, simulated_model
-from fedmarket.loopback.script import options_for, output_of, scripted
+from fedmarket.loopback.loading import loading
+
+with loading():
+    from fedmarket.loopback.documents import make_consortium
+    from fedmarket.loopback.federation import Federation, Say
+    from fedmarket.loopback.findings import need_bit_equal, need_verified, simulated_model
+    from fedmarket.loopback.script import options_for, output_of, scripted
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_name("config.toml")

@@ -1,12 +1,17 @@
 """Commands for those who take part: a party's identity, and who is in the roster."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from fedmarket.cli.console import out, shown
+from fedmarket.errors import UsageError
+
+if TYPE_CHECKING:
+    from fedmarket.federation.roster import Roster
 
 keys_app = typer.Typer(help="This party's long-term identity.", no_args_is_help=True)
 roster_app = typer.Typer(help="Who takes part in secure aggregation.", no_args_is_help=True)
@@ -29,6 +34,33 @@ def keys_new(
     out.print(identity.public_hex)
 
 
+@roster_app.command("new")
+def roster_new(
+    path: Annotated[Path, typer.Argument(help="Where the roster goes, a TOML document; never overwritten.")],
+    lines: Annotated[Path, typer.Argument(help="One line from each partner; - for standard input.")],
+    minimum_survivors: Annotated[
+        int | None,
+        typer.Option(help="As the experiment has it in [bold]federation[/]; by default the threshold."),
+    ] = None,
+) -> None:
+    """Make the roster from the line that [bold]fedmarket party init[/] printed for each partner.
+
+    LINES is a file, or - for standard input: on each line a public key and a name; blank lines and those that begin
+    with # are left out. PATH is never overwritten. Every partner keeps a copy of the roster and compares its hash with
+    the others'.
+
+    [bold]Example[/]
+
+      fedmarket roster new roster.toml partners.txt --minimum-survivors 4
+    """
+    from fedmarket.federation.roster import members_in, new_roster
+    from fedmarket.files import write_new
+
+    roster = new_roster(members_in(_text_of(lines), source=str(lines)), minimum_survivors=minimum_survivors)
+    write_new(path, roster.to_toml().encode(), mode=0o644)
+    _tell(roster)
+
+
 @roster_app.command("check")
 def roster_check(
     path: Annotated[Path, typer.Argument(help="The roster, a TOML document.")],
@@ -48,16 +80,7 @@ def roster_check(
     own = roster.index_of_key(load_identity(identity).public_key) if identity else None
     if identity and own is None:
         raise ConfigError(f"{path}: the key in {identity} is not in this roster")
-    for place, member in enumerate(roster.members):
-        mark = "  (this identity)" if place == own else ""
-        out.print(f"{member.public_key.hex()}  {escape(member.name)}{mark}", soft_wrap=True)
-    spare = len(roster.members) - roster.minimum_survivors
-    out.print(
-        f"{len(roster.members)} members, threshold {roster.threshold}, at least {roster.minimum_survivors} survivors: "
-        f"{spare} may be lost in a round",
-        soft_wrap=True,
-    )
-    out.print(f"hash {roster.hash.hex()}", soft_wrap=True)
+    _tell(roster, own=own)
 
 
 @roster_app.command("rehearse")
@@ -85,3 +108,26 @@ def roster_rehearse(
     masked = settings.aggregation.secagg == "secure"
     path = rehearse(folder, names, minimum_survivors=settings.federation.minimum_survivors if masked else None)
     out.print(f"{len(names)} simulated parties: {shown(path)}", soft_wrap=True)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        return content.decode()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: expected text in UTF-8") from None
+
+
+def _tell(roster: "Roster", *, own: int | None = None) -> None:
+    for place, member in enumerate(roster.members):
+        mark = "  (this identity)" if place == own else ""
+        out.print(f"{member.public_key.hex()}  {escape(member.name)}{mark}", soft_wrap=True)
+    spare = len(roster.members) - roster.minimum_survivors
+    out.print(
+        f"{len(roster.members)} members, threshold {roster.threshold}, at least {roster.minimum_survivors} survivors: "
+        f"{spare} may be lost in a round",
+        soft_wrap=True,
+    )
+    out.print(f"hash {roster.hash.hex()}", soft_wrap=True)

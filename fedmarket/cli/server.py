@@ -14,6 +14,7 @@ from fedmarket.errors import UsageError
 if TYPE_CHECKING:
     from fedmarket.operator.follow import OnProgress
     from fedmarket.operator.settings import Home
+    from fedmarket.operator.superlink import Admitted
 
 server_app = typer.Typer(help="The operator's side between organisations.", no_args_is_help=True)
 
@@ -65,6 +66,12 @@ def server_init(
     if not node:
         _print("from every partner", f"the public key of its SuperNode, as {shown(home.nodes)}/NAME.pub")
     _print("never leaves", f"the rest of {shown(folder)}")
+    if not home.has_app:
+        err.print(
+            f"[bold yellow]warning:[/] {escape(str(home.app))} is no checkout of the release, and runs ship its apps "
+            f"from there; before the first run set app in {escape(shown(folder / SETTINGS_FILE))}",
+            soft_wrap=True,
+        )
 
 
 @server_app.command("start")
@@ -75,6 +82,7 @@ def server_start(
     """Start the SuperLink and the SuperExec, detached from this terminal.
 
     They listen on loopback: partners come through the TLS proxy, which lets nothing but the fleet interface through.
+    Then it says who may connect: each SuperNode's name, and its key's fingerprint as [bold]ssh-keygen -l[/] has it.
 
     [bold]Example[/]
 
@@ -87,8 +95,10 @@ def server_start(
         for line in shell_lines(home):
             out.print(escape(line), soft_wrap=True)
         return
-    for one in start(home):
+    started, admitted = start(home)
+    for one in started:
         out.print(f"{one.name} {one.pid}")
+    _tell_admitted(admitted)
 
 
 @server_app.command("stop")
@@ -102,11 +112,13 @@ def server_stop(settings: Settings) -> None:
 
 @server_app.command("admit")
 def server_admit(settings: Settings) -> None:
-    """Let the SuperNodes connect whose public keys have come to the folder [bold]nodes[/]."""
+    """Let the SuperNodes connect whose public keys have come to the folder [bold]nodes[/], and say who may.
+
+    Each has a line with its key's fingerprint: its partner sees the same with [bold]ssh-keygen -l -f[/] of its own.
+    """
     from fedmarket.operator.superlink import admit
 
-    new = admit(_home(settings))
-    out.print(f"admitted: {escape(', '.join(new)) or 'nobody new'}", soft_wrap=True)
+    _tell_admitted(admit(_home(settings)))
 
 
 @server_app.command("run")
@@ -172,22 +184,40 @@ def _progress() -> "Iterator[OnProgress]":
 
 
 def _progress_lines() -> "OnProgress":
-    said: list[tuple[Any, Any]] = []
+    said: list[object] = []
 
     def tell(told: dict[str, Any]) -> None:
-        mark = (told["round"], told["void_rounds"])
+        words = _words(told)
+        mark: object = (told["round"], told["void_rounds"])
+        line = f"round {told['round']} of {told['rounds']}: {words}"
+        if _waits(told):
+            mark = line = words
         if mark not in said:
             said.append(mark)
-            err.print(escape(f"round {told['round']} of {told['rounds']}: {_words(told)}"), soft_wrap=True)
+            err.print(escape(line), soft_wrap=True)
 
     return tell
 
 
+def _tell_admitted(admitted: "list[Admitted]") -> None:
+    for one in admitted:
+        _print("admitted", f"{one.name} {one.fingerprint}{'  (new)' if one.new else ''}")
+    if not admitted:
+        _print("admitted", "nobody yet; put each SuperNode's public key to nodes/NAME.pub, then fedmarket server admit")
+
+
 def _words(told: dict[str, Any]) -> str:
+    if _waits(told):
+        return str(told["doing"])
     parts = [f"{told['phase']} {told['doing']}".strip(), f"{len(told['parties'])} parties"]
     parts += [f"{told['void_rounds']} void"] * bool(told["void_rounds"])
     parts += [f"{told['rejections']} rejections, last {told['last_rejection']}"] * bool(told["rejections"])
     return ", ".join(parts)
+
+
+def _waits(told: dict[str, Any]) -> bool:
+    """Whether the run waits for somebody to come; then what it does says for whom."""
+    return str(told["doing"]).startswith("waiting ")
 
 
 def _home(settings: Path) -> "Home":

@@ -308,7 +308,7 @@ _READERS: dict[str, Reader] = {
 }
 
 _NOT_CONNECTED = {
-    "password authentication failed": "wrong user or password",
+    "password authentication failed": "wrong user or password; look at user, and at password_file or password_env",
     "no password supplied": "the server asks for a password; set password_file or password_env",
     "authentication method requirement": "asks for the password in clear over a line that is not verified; use TLS "
     'with sslmode = "verify-full"',
@@ -318,15 +318,15 @@ _NOT_CONNECTED = {
     "ssl encryption": "it refuses this user, database or address (pg_hba.conf)",
     "no encryption": 'it wants TLS (or refuses this user or address, pg_hba.conf); set sslmode = "verify-full"',
     "pg_hba.conf": "it refuses this user, database or address (pg_hba.conf)",
-    "does not exist": "it has no such database or user",
-    "connection refused": "nobody answers on this port; is the server running, and the port right?",
-    "no such file": "there is no socket in this folder; is the server running?",
-    "resolve": "the host's name is unknown",
-    "translate host name": "the host's name is unknown",
-    "timeout": "no answer; is there a way through the network?",
+    "does not exist": "it has no such database or user; look at database and user",
+    "connection refused": "nobody answers on this port; is the server running, and are host and port right?",
+    "no such file": "there is no socket in this folder; is the server running, and is host right?",
+    "resolve": "the host's name is unknown; look at host",
+    "translate host name": "the host's name is unknown; look at host",
+    "timeout": "no answer; is there a way through the network, and are host and port right?",
     "too many": "it has no connection to spare",
 }
-"""What libpq and servers say in English, and what to do about it; the first that fits."""
+"""What libpq and servers say in English, and what to do about it, with the setting's key; the first that fits."""
 
 _STOPPED = {
     "42P01": "the query names a table that does not exist or is not in the user's search path",

@@ -21,6 +21,7 @@ from fedmarket.aggregation.steps import RELEASING, Step
 from fedmarket.aggregation.summation import IdealSum, RoundSum
 from fedmarket.arrays import FloatArray, WordArray
 from fedmarket.errors import BadMessage, ConfigError, FederationStopped
+from fedmarket.federation.causes import causes_of
 from fedmarket.federation.logbook import Logbook
 from fedmarket.federation.messages import (
     Acceptance,
@@ -268,7 +269,7 @@ class Coordinator:
         """Open a round; the parties of the run are known by now."""
         least, joined = self.terms.minimum_survivors, len(self._declared)
         if joined < least:
-            raise FederationStopped(f"{joined} parties joined, at least {least} are needed{self._causes()}")
+            raise FederationStopped(f"{joined} parties joined, at least {least} are needed{self._causes(number)}")
         if self.roster:
             return SecureSum(self.terms.context_of(number, run=self._run, roster=self.roster))
         return IdealSum(
@@ -344,18 +345,19 @@ class Coordinator:
 
     def _note_void(self, number: int, reason: str) -> None:
         self.void_rounds.append(VoidRound(round_number=number, reason=reason))
-        row = 0
+        row, first = 0, number
         for before, void in enumerate(reversed(self.void_rounds)):
             if void.round_number != number - before:
                 break
             row += void.reason != BEGUN  # lost with the round before it, for one cause
+            first = void.round_number
         # A run of void rounds alone has no model to release.
         if row >= self.max_void_rounds or len(self.void_rounds) == self.terms.rounds:
-            raise FederationStopped(f"{reason}, as were all of the last {row}{self._causes()}")
+            raise FederationStopped(f"{reason}, as were all of the last {row}{self._causes(first)}")
 
-    def _causes(self) -> str:
-        causes = "; ".join(f"{r.party}: {r.reason}" for r in self.rejections[-3:])
-        return f" ({causes})" if causes else ""
+    def _causes(self, first: int) -> str:
+        """Say who was missing since round ``first``; who did not join is missing in every round."""
+        return causes_of(said for said in self.rejections if said.step == JOIN or said.round_number >= first)
 
     def _step(self, gradient: FloatArray, *, noise_std: float) -> None:
         schedule = self.terms.schedule

@@ -15,7 +15,7 @@ from fedmarket.documents import Name, Section, parse_document
 from fedmarket.errors import ConfigError
 from fedmarket.files import read_toml
 
-__all__ = ["Member", "Roster", "load_roster", "new_roster"]
+__all__ = ["Member", "Roster", "load_roster", "members_in", "new_roster"]
 
 LARGEST_ROSTER, LONGEST_LINE = 2**16, 2**10
 """Bytes of a document and of one line in it; a hundred members are below a third of that."""
@@ -47,6 +47,29 @@ def new_roster(members: Iterable[Member], *, minimum_survivors: int | None = Non
     threshold = threshold_for(len(listed))
     least = threshold if minimum_survivors is None else minimum_survivors
     return Roster(members=listed, threshold=threshold, minimum_survivors=least, suite=SUITE)
+
+
+def members_in(text: str, *, source: str) -> tuple[Member, ...]:
+    r"""Return the members that partners' lines name, each as ``fedmarket party init`` printed it: public key and name.
+
+    Empty lines and those that begin with ``#`` are left out.
+
+    >>> [member.name for member in members_in("# ours\n" + "3d" * 32 + "  Alpha Bank\n", source="partners.txt")]
+    ['Alpha Bank']
+
+    Raises:
+        ConfigError: one line that names the source and the line's number.
+    """
+    members = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        key, _, name = line.strip().partition(" ")
+        if not key or key.startswith("#"):
+            continue
+        try:
+            members.append(Member(name=name.strip(), public_key=parse_public_key(key)))
+        except ConfigError as error:
+            raise ConfigError(f"{source}, line {number}: {error}") from None
+    return tuple(members)
 
 
 def load_roster(path: Path) -> Roster:

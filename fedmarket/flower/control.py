@@ -1,5 +1,6 @@
 """The SuperLink's control interface, with the operator's token: nodes are registered, runs are started and watched."""
 
+import base64
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -8,7 +9,8 @@ from typing import Self
 import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key, ssh_key_fingerprint
 from flwr.cli.build import build_fab_from_disk
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
@@ -50,6 +52,37 @@ class RunStatus:
     def completed(self) -> bool:
         """Whether it finished as it should."""
         return self.sub_status == "completed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeKey:
+    """A SuperNode's public key.
+
+    Attributes:
+        content: as Flower has it.
+        fingerprint: as ``ssh-keygen -l`` shows it to the partner who made the key.
+    """
+
+    content: bytes
+    fingerprint: str
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the key in a file of OpenSSH's form.
+
+        Raises:
+            ConfigError: if the file holds no key that Flower takes.
+        """
+        try:
+            key = load_ssh_public_key(path.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
+        except (ValueError, UnsupportedAlgorithm):
+            raise ConfigError(f"{path}: expected a public key in OpenSSH's form") from None
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise ConfigError(f"{path}: expected an ECDSA key of a NIST curve")
+        digest = base64.b64encode(ssh_key_fingerprint(key, SHA256())).decode().rstrip("=")
+        return cls(content=public_key_to_bytes(key), fingerprint=f"SHA256:{digest}")
 
 
 class _Bearer:
@@ -114,13 +147,9 @@ class Control:
             return False
         return True
 
-    def register(self, public_key: Path) -> bool:
-        """Let the SuperNode with this public key connect; return whether it is new.
-
-        Raises:
-            ConfigError: if the file holds no key that Flower takes.
-        """
-        request = RegisterNodeRequest(public_key=_node_key(public_key), name=public_key.stem)
+    def register(self, key: NodeKey, *, name: str) -> bool:
+        """Let the SuperNode with this key connect, under this name; return whether it is new."""
+        request = RegisterNodeRequest(public_key=key.content, name=name)
         try:
             self._client.RegisterNode(request)
         except httpx.HTTPStatusError as error:
@@ -130,6 +159,16 @@ class Control:
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
         return True
+
+    def node_numbers(self) -> dict[bytes, int]:
+        """Return Flower's number of each SuperNode that may connect, by its key's content."""
+        try:
+            listed = self._client.ListNodes(ListNodesRequest()).nodes_info
+        except httpx.HTTPStatusError as error:
+            raise _said(error) from None
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+        return {bytes(node.public_key): int(node.node_id) for node in listed if not node.HasField("unregistered_at")}
 
     def start(self, app: Path, config: RunConfig) -> int:
         """Start a run of the project in ``app`` and return Flower's number of it.
@@ -182,19 +221,6 @@ class Control:
 
     def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
         return Unreachable(f"the SuperLink at {self._address} does not answer ({type(error).__name__}); is it started?")
-
-
-def _node_key(path: Path) -> bytes:
-    try:
-        key = load_ssh_public_key(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise ConfigError(f"{path}: expected a public key in OpenSSH's form") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise ConfigError(f"{path}: expected an ECDSA key of a NIST curve")
-    found: bytes = public_key_to_bytes(key)
-    return found
 
 
 def _said(error: httpx.HTTPStatusError) -> UsageError:

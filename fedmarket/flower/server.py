@@ -32,6 +32,7 @@ from fedmarket.federation.wire import decoded, encoded
 from fedmarket.files import write_text
 from fedmarket.flower.checkpoint import Nodes, StateFolder
 from fedmarket.flower.exchange import exchanged
+from fedmarket.flower.nodes import NodeNames
 from fedmarket.flower.outcome import outcome_of
 from fedmarket.flower.records import frame_in, framed, message_type, model_to_record, statistics_to_record
 from fedmarket.flower.relay import SILENT, UNREACHABLE
@@ -81,7 +82,8 @@ def run_federation(grid: Grid, context: Context) -> None:
             logbook=logbook,
         )
         expected, wait = int(str(run["parties"])), float(str(run.get("wait", NODE_WAIT_SECONDS)))
-        _drive(grid, coordinator, config.federation, folder, nodes_expected=expected, wait=wait)
+        names = NodeNames(path=Path(str(run["nodes"])) if run.get("nodes") else None)
+        _drive(grid, coordinator, config.federation, folder, names, nodes_expected=expected, wait=wait)
         _hand_on(coordinator, config, contract, run)
     folder.tell(coordinator, DONE, model_hash=coordinator.model.hash.hex())
     context.state[MODEL] = model_to_record(coordinator.model)
@@ -117,6 +119,7 @@ def _drive(
     coordinator: Coordinator,
     config: FederationSection,
     folder: StateFolder,
+    names: NodeNames,
     *,
     nodes_expected: int,
     wait: float,
@@ -124,12 +127,13 @@ def _drive(
     known = folder.restore(coordinator)
     if known is None:
         folder.keep(coordinator, {})  # who is invited may join: from now on there is only this run
-    folder.tell(coordinator, f"waiting for {nodes_expected} nodes")
     # A run that goes on needs no more nodes than its rounds do.
     least = nodes_expected if not known else min(nodes_expected, coordinator.terms.minimum_survivors)
-    nodes = _nodes(grid, nodes_expected, least=least, wait=wait)
+    nodes: list[int] = []
+    for nodes, missing in _arriving(grid, names, nodes_expected, least=least, wait=wait):
+        folder.tell(coordinator, f"waiting for {missing or f'{len(nodes)} nodes to join'}")
     replies = _invite(grid, coordinator, nodes, timeout=config.reply_timeout_seconds)
-    parties = _admit(coordinator, nodes, replies, known=known or {})
+    parties = _admit(coordinator, nodes, replies, names, known=known or {})
     folder.keep(coordinator, parties)
     while not coordinator.finished:
         before = begun_rounds(coordinator), due_round(coordinator)
@@ -163,16 +167,25 @@ def _close(grid: Grid, coordinator: Coordinator, parties: dict[int, str], *, las
             coordinator.reject(parties[node], str(error))
 
 
-def _nodes(grid: Grid, expected: int, *, least: int, wait: float) -> list[int]:
-    """Wait, for a bounded time, until ``expected`` nodes are there, and return all that are: ``least`` must be."""
-    until = time.monotonic() + wait
+def _arriving(
+    grid: Grid, names: NodeNames, expected: int, *, least: int, wait: float
+) -> Iterator[tuple[list[int], str]]:
+    """Wait, for a bounded time, until ``expected`` nodes are there; ``least`` must be.
+
+    Gives who is there and who is missing, as often as that changes; at last all that are there, and nobody missing.
+    """
+    until, told = time.monotonic() + wait, ""
     while len(nodes := sorted(grid.get_node_ids())) < expected:
+        missing = names.missing(nodes, expected)
         if time.monotonic() > until:
             if len(nodes) >= least:
                 break
-            raise FederationStopped(f"{len(nodes)} nodes after {wait:g} s, expected {least}")
+            raise FederationStopped(f"{len(nodes)} nodes after {wait:g} s, expected {least}; waited for {missing}")
+        if missing != told:
+            yield nodes, missing
+            told = missing
         time.sleep(0.2)
-    return nodes
+    yield nodes, ""
 
 
 def _ask_steps(grid: Grid, asked: dict[int, Requests], timeout: float) -> dict[int, Message]:
@@ -220,7 +233,9 @@ def _away(replies: dict[int, Message], node: int) -> bool:
     return False
 
 
-def _admit(coordinator: Coordinator, nodes: list[int], replies: dict[int, Message], *, known: Nodes) -> dict[int, str]:
+def _admit(
+    coordinator: Coordinator, nodes: list[int], replies: dict[int, Message], names: NodeNames, *, known: Nodes
+) -> dict[int, str]:
     """Return the name of the party at each node that joined.
 
     Of a run that goes on, ``known`` says who was where. Who was in it and is silent now stays in it: what it remembers
@@ -235,7 +250,7 @@ def _admit(coordinator: Coordinator, nodes: list[int], replies: dict[int, Messag
             readmit(coordinator, acceptance)
             parties[node] = acceptance.party
         except BadMessage as error:
-            coordinator.reject(f"node {node}", str(error))
+            coordinator.reject(names.of(node), str(error))
     back = set(parties.values())
     return parties | {node: party for node, party in known.items() if node not in replies and party not in back}
 

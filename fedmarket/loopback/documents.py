@@ -3,6 +3,7 @@
 ::
 
     config.toml, contract.toml, roster.toml   what all agreed on
+    partners.txt                              what each partner sent for the roster
     server/                                   the operator's (:mod:`fedmarket.operator.settings`)
     parties/00/                               a partner's: partner.toml, identity.pem, customers.csv, its copies
     parties/00/node/                          of its SuperNode: supernode.key, and what Flower keeps
@@ -24,7 +25,6 @@ from fedmarket.config import ExperimentConfig, load_config
 from fedmarket.errors import ConfigError, FederationStopped
 from fedmarket.experiment.arms import JOINT, arm_named, terms_of
 from fedmarket.experiment.market import Market, MarketKey, declared_rows, open_market
-from fedmarket.federation.roster import Member, Roster, load_roster, new_roster
 from fedmarket.federation.terms import Terms
 from fedmarket.files import write_text
 from fedmarket.loopback.processes import commanded, free_ports
@@ -189,16 +189,13 @@ def _server(folder: Path, app: Path, sites: tuple[Site, ...]) -> tuple[Home, str
 
 
 def _roster(folder: Path, sites: tuple[Site, ...], settings: ExperimentConfig) -> Path:
-    """Begin every party's folder, and put the lines that are printed for the roster's keeper into the roster."""
-    members = []
-    for site in sites:
-        said = commanded("party", "init", site.folder, "--name", site.name, home=folder)
-        public = said.splitlines()[-1].split()[0]
-        members.append(Member(name=site.name, public_key=bytes.fromhex(public)))
-    roster: Roster = new_roster(members, minimum_survivors=settings.federation.minimum_survivors)
-    write_text(folder / "roster.toml", roster.to_toml())
-    load_roster(folder / "roster.toml")
-    return folder / "roster.toml"
+    """Begin every party's folder, and make the roster of the lines that are printed for its keeper."""
+    said = [commanded("party", "init", site.folder, "--name", site.name, home=folder) for site in sites]
+    lines, path = folder / "partners.txt", folder / "roster.toml"
+    write_text(lines, "".join(f"{one.splitlines()[-1]}\n" for one in said))
+    least = settings.federation.minimum_survivors
+    commanded("roster", "new", path, lines, "--minimum-survivors", least, home=folder)
+    return path
 
 
 def _fill_in(site: Site, market: Market, roster: Path, *, log_key: str, cap: float, seeded: bool) -> None:

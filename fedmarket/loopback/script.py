@@ -10,8 +10,7 @@ from pathlib import Path
 
 from fedmarket.errors import FedmarketError
 from fedmarket.loopback.federation import Say, sockets_folder
-
-INTERRUPTED = 130
+from fedmarket.loopback.loading import INTERRUPTED
 
 
 def options_for(config: Path, description: str | None) -> argparse.ArgumentParser:

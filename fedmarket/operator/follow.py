@@ -125,8 +125,8 @@ def _run_config(home: Home, config: Path, roster: Path, output: Path, changes: t
     start_for(settings, contract)
     if terms.secagg == "secure":
         terms.need_fitting(members)
-    if not (home.app / "pyproject.toml").is_file():
-        raise ConfigError(f"runs.app: no pyproject.toml in {home.app}")
+    if not home.has_app:
+        raise ConfigError(f"runs.app: no pyproject.toml or server/app.py in {home.app}")
     return {
         "config": str(config.resolve()),
         "changes": "\n".join(changes),
@@ -139,6 +139,7 @@ def _run_config(home: Home, config: Path, roster: Path, output: Path, changes: t
         "state": str((output / STATE).resolve()),
         "log": str(home.folder),
         "log_name": home.settings.log.name,
+        "nodes": str(home.node_names),
         "wait": float(home.settings.runs.node_wait_seconds),
     }
 

@@ -8,7 +8,7 @@
     nodes/    NAME.pub of every SuperNode that may connect; NAME.key only where a test consortium was made
     log.pem   the log's identity
     log/      the log of the parties' ledgers
-    flower/, flower.db, logs/, runs/, pids.json
+    flower/, flower.db, logs/, runs/, nodes.json, pids.json
 """
 
 from dataclasses import dataclass
@@ -79,6 +79,11 @@ class Home:
         return self.folder / self.settings.runs.app
 
     @property
+    def has_app(self) -> bool:
+        """Whether the project is where the settings say: a checkout, not only the installed package."""
+        return (self.app / "pyproject.toml").is_file() and (self.app / "server" / "app.py").is_file()
+
+    @property
     def ca(self) -> Path:
         """The certificate that partners trust."""
         return self.folder / "tls" / "ca.pem"
@@ -107,6 +112,11 @@ class Home:
     def nodes(self) -> Path:
         """The folder of the SuperNodes' public keys."""
         return self.folder / "nodes"
+
+    @property
+    def node_names(self) -> Path:
+        """The file that says under which name each of Flower's numbers was admitted."""
+        return self.folder / "nodes.json"
 
     @property
     def runs(self) -> Path:

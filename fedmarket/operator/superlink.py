@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fedmarket.errors import DataError, UsageError
 from fedmarket.files import write_text
-from fedmarket.flower.control import Control
+from fedmarket.flower.control import Control, NodeKey
 from fedmarket.operator.settings import Home
 
 START_SECONDS, STOP_SECONDS = 60.0, 15.0
@@ -40,6 +40,15 @@ class Started:
     name: str
     pid: int
     since: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """A SuperNode that may connect: its name, its key's fingerprint, and whether it was admitted only now."""
+
+    name: str
+    fingerprint: str
+    new: bool
 
 
 def commands_of(home: Home) -> dict[str, list[str]]:
@@ -79,8 +88,10 @@ def shell_lines(home: Home) -> list[str]:
     return [*exports, *(shlex.join(command) for command in commands_of(home).values())]
 
 
-def start(home: Home) -> list[Started]:
+def start(home: Home) -> tuple[list[Started], list[Admitted]]:
     """Start what does not run of the two, detached from this terminal; wait for an answer, and admit the known nodes.
+
+    Returns what was started, and who may connect.
 
     Raises:
         UsageError: if both run already, or there is no answer in time; what was started is stopped again.
@@ -99,13 +110,13 @@ def start(home: Home) -> list[Started]:
             _write(home, [*there, *started])
             if name == "superlink":
                 _need_healthy(home, started[0])
-        admit(home)
+        admitted = admit(home)
     except BaseException:
         for one in reversed(started):
             _end(one)
         _write(home, there)
         raise
-    return started
+    return started, admitted
 
 
 def stop(home: Home) -> list[Started]:
@@ -129,14 +140,19 @@ def running(home: Home) -> list[Started]:
     return [one for one in known if _since(one.pid) == one.since]
 
 
-def admit(home: Home) -> list[str]:
-    """Let every SuperNode connect whose public key is in the folder of nodes; return the names of the new ones."""
-    new = []
+def admit(home: Home) -> list[Admitted]:
+    """Let every SuperNode connect whose public key is in the folder of nodes, and return them all.
+
+    Raises:
+        ConfigError: if a file holds no key that Flower takes; then nobody new is admitted.
+    """
+    keys = {path.stem: NodeKey.read(path) for path in sorted(home.nodes.glob("*.pub"))}
     with control_of(home) as control:
-        for path in sorted(home.nodes.glob("*.pub")):
-            if control.register(path):
-                new.append(path.stem)
-    return new
+        new = {name for name, key in keys.items() if control.register(key, name=name)}
+        numbers = control.node_numbers()
+    names = {numbers[key.content]: name for name, key in keys.items() if key.content in numbers}
+    write_text(home.node_names, json.dumps(names, ensure_ascii=False))
+    return [Admitted(name=name, fingerprint=key.fingerprint, new=name in new) for name, key in keys.items()]
 
 
 def control_of(home: Home) -> Control:

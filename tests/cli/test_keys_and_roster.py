@@ -1,4 +1,4 @@
-"""``fedmarket keys new``, ``roster check``, ``roster rehearse``: keys for their owner alone, a roster by its rules."""
+"""``fedmarket keys new`` and the group ``roster``: keys for their owner alone, a roster by its rules."""
 
 import re
 import stat
@@ -43,6 +43,57 @@ def test_a_key_is_never_overwritten(fedmarket: Fedmarket, tmp_path: Path):
     ran = fedmarket("keys", "new", path)
     assert ran.code == 2
     assert "identity.pem: exists already" in ran.err
+    assert path.read_bytes() == before
+
+
+def line_of(folder: Path, fedmarket: Fedmarket, name: str) -> str:
+    """Return the line that a partner's own command prints for whoever keeps the roster."""
+    return str(fedmarket("party", "init", folder / name, "--name", name).out.splitlines()[-1])
+
+
+def test_a_roster_is_made_of_the_lines_that_partners_send(fedmarket: Fedmarket, tmp_path: Path):
+    names = ["Delta", 'Ga "mm" a', "甲 公司", "Alpha Bank", "Beta"]
+    lines = [line_of(tmp_path, fedmarket, name) for name in names]
+    (tmp_path / "partners.txt").write_text("# by telephone\n\n" + "\r\n".join(lines), encoding="utf-8")
+    path = tmp_path / "roster.toml"
+    ran = fedmarket("roster", "new", path, tmp_path / "partners.txt", "--minimum-survivors", "5")
+    assert (ran.code, ran.err) == (0, "")
+    assert "5 members, threshold 4, at least 5 survivors: 0 may be lost in a round" in ran.out
+    assert ran.out == fedmarket("roster", "check", path).out
+    roster = load_roster(path)
+    assert roster.names == tuple(sorted(names))
+    assert [member.public_key.hex() in lines[names.index(member.name)] for member in roster.members] == [True] * 5
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (("0: ", "zz "), "line 1: member.public_key: expected 64 lower-case hexadecimal digits"),
+        (("one", ""), "line 2: member.name: expected 1 to 64 bytes of UTF-8, got 0"),
+        (("one", "two"), "member.name: every member needs a name of its own"),
+        (("2: ", "1: "), "member.public_key: every member needs a key of its own"),
+    ],
+)
+def test_a_line_that_is_none_makes_no_roster(fedmarket: Fedmarket, tmp_path: Path, changed, said: str):
+    text = "0: nought\n1: one\n2: two\n3: three\n".replace(*changed)
+    for digit in "0123":
+        text = text.replace(f"{digit}: ", f"{digit * 64} ")
+    (tmp_path / "partners.txt").write_text(text)
+    ran = fedmarket("roster", "new", tmp_path / "roster.toml", tmp_path / "partners.txt")
+    assert ran.code == 2
+    assert ran.error.endswith(said)
+    assert not (tmp_path / "roster.toml").exists()
+
+
+def test_a_roster_is_never_overwritten_and_lines_must_be_text(fedmarket: Fedmarket, roster: tuple[Path, Path]):
+    path, _ = roster
+    before = path.read_bytes()
+    lines = path.with_name("partners.txt")
+    assert "partners.txt: cannot be read" in fedmarket("roster", "new", path, lines).error
+    lines.write_bytes(b"\xff")
+    assert "partners.txt: expected text in UTF-8" in fedmarket("roster", "new", path, lines).error
+    lines.write_text("".join(f"{digit * 64} {digit}\n" for digit in "0123"))
+    assert "roster.toml: exists already" in fedmarket("roster", "new", path, lines).error
     assert path.read_bytes() == before
 
 

@@ -115,14 +115,7 @@ def everywhere(server: Any, folder: Path, table: pl.DataFrame) -> dict[str, pl.D
     shuffled[2].write_parquet(folder / "t.parquet")
     names = ("t.csv", "t.csv.gz", "t.parquet")
     read = {name: read_source(FileSource(kind="file", path=name), folder=folder, most_rows=100) for name in names}
-    kinds = {pl.Decimal: "numeric(12, 4)", pl.Int64: "bigint", pl.Float32: "real", pl.Boolean: "bool"}
-    kinds |= {pl.String: "text", pl.Datetime: "timestamp"}
-    columns = [f"{name} {kinds[kind.base_type()]}" for name, kind in shuffled[3].schema.items()]
-    server.owner("drop table if exists same", f"create table same ({', '.join(columns)})")
-    with server.connected() as connection:
-        marks = ", ".join(["%s"] * table.width)
-        connection.cursor().executemany(f"insert into same values ({marks})".encode(), shuffled[3].rows())
-        connection.execute("grant select on same to reader")
+    server.keep("same", shuffled[3])
     return read | {"postgresql": server.read("select * from same")}
 
 

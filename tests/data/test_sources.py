@@ -342,7 +342,9 @@ def test_nobody_who_answers_is_told(server: Any):
 
 def test_a_wrong_password_or_none_is_told_and_never_shown(server: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PGSECRET", SECRET + "x")
-    assert server.refused("select 1", password_env="PGSECRET") == "cannot connect: wrong user or password"
+    assert server.refused("select 1", password_env="PGSECRET") == (
+        "cannot connect: wrong user or password; look at user, and at password_file or password_env"
+    )
     monkeypatch.setenv("PGPASSFILE", str(server.folder / "none"))
     monkeypatch.delenv("PGPASSWORD", raising=False)
     said = server.refused("select 1", password_file=None)

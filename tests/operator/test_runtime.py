@@ -4,6 +4,7 @@ Only loopback. Then a second run, in which some of it is killed; ``experiments/f
 every phase.
 """
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -79,6 +80,16 @@ def test_who_has_no_token_starts_no_run(federation, tmp_path):
         assert ran.returncode != 0
         assert "Authentication failed" in ran.stdout + ran.stderr
     assert '/v1/control/start-run HTTP/1.1" 401' in said_by(server)
+
+
+@pytest.mark.usefixtures("output")
+def test_who_may_connect_is_told_by_name_and_the_number_that_its_node_says_is_known(federation):
+    said = federation.command("server", "admit", federation.consortium.settings).splitlines()
+    assert [line.split()[1] for line in said] == [site.folder.name for site in federation.consortium.sites]
+    names = json.loads(federation.consortium.home.node_names.read_text())
+    assert sorted(names.values()) == [site.folder.name for site in federation.consortium.sites]
+    logs = [(site.node / "supernode.log").read_text() for site in federation.consortium.sites]
+    assert all(any(number in log for log in logs) for number in names)
 
 
 def test_processes_give_the_model_of_a_simulation_to_the_last_bit(federation, output):
