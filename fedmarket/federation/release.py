@@ -16,8 +16,7 @@ from fedmarket.models.released import seen, typical_customer
 from fedmarket.models.state import ModelState
 from fedmarket.privacy.mechanism import Mechanism, Phase
 from fedmarket.privacy.noise import Stream
-from fedmarket.training.batch import Batch
-from fedmarket.training.gradients import one_thread
+from fedmarket.training.batch import Batch, one_thread
 from fedmarket.training.sums import (
     calibration_sum,
     feature_sum,

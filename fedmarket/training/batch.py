@@ -1,6 +1,7 @@
 """Rows as a network sees them, in chunks that bound the memory of whatever is computed for each row."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +14,17 @@ CHUNK = 2048
 
 KEPT = 1 << 26
 """Float64 numbers (512 MB) that a lasting batch keeps at most; of a larger one they are made anew in each pass."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread, so that sums have the same bits in every process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +49,14 @@ class Batch:
 
     def taken(self, rows: torch.Tensor | slice) -> "Batch":
         """Return the rows that a mask, numbers or a slice select."""
-        return Batch(
-            features=self.features[rows],
-            targets=self.targets[rows],
-            weights=None if self.weights is None else self.weights[rows],
-            customers=None if self.customers is None else self.customers[rows],
-            objective=self.objective,
-        )
+        with one_thread():  # for so little work, threads wait for each other longer than they work
+            return Batch(
+                features=self.features[rows],
+                targets=self.targets[rows],
+                weights=None if self.weights is None else self.weights[rows],
+                customers=None if self.customers is None else self.customers[rows],
+                objective=self.objective,
+            )
 
     @property
     def chunks(self) -> Iterable["Batch"]:

@@ -19,6 +19,9 @@ from fedmarket.training.loss import losses
 from fedmarket.training.parts import Dense, Lookup, Part
 from fedmarket.training.per_example import PerExample
 
+VECTOR = 64
+"""Numbers that torch takes at once at most."""
+
 Layers = Sequence[torch.Tensor]
 """Of each layer from the first to the last: (..., out, in + 1) weights and biases, see :func:`layers_of`."""
 
@@ -26,18 +29,15 @@ Layers = Sequence[torch.Tensor]
 def layers_of(parameters: Sequence[torch.Tensor]) -> Layers:
     """Return layers made of weights (..., out, in) and biases (..., out), in turns.
 
-    All but the last have one output more, which is 1 for rows whose last input is: the next layer's intercept. A last
-    layer of one output has one more of zeros: a product with a matrix has the same bits however many rows there are,
-    one with a vector has not.
+    All but the last have one output more, which is 1 for rows whose last input is: the next layer's intercept.
     """
     layers = []
     for place in range(0, len(parameters), 2):
         layer = torch.cat([parameters[place], parameters[place + 1][..., None]], dim=-1)
-        last = place + 2 == len(parameters)
-        if not last or layer.shape[-2] == 1:
-            more = torch.zeros_like(layer[..., :1, :])
-            more[..., -1] = 0.0 if last else 1.0
-            layer = torch.cat([layer, more], dim=-2)
+        if place + 2 < len(parameters):
+            one = torch.zeros_like(layer[..., :1, :])
+            one[..., -1] = 1.0
+            layer = torch.cat([layer, one], dim=-2)
         layers.append(layer)
     return layers
 
@@ -72,6 +72,7 @@ def stacked(
     squares: torch.Tensor,
     targets: torch.Tensor,
     weights: torch.Tensor | None,
+    product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = torch.matmul,
 ) -> list[Part]:
     """Return the parts of linear layers with ReLU between them; all float64.
 
@@ -83,22 +84,33 @@ def stacked(
         squares: (..., n) their squared norms.
         targets: (..., n, targets).
         weights: (..., n, 1) of the rows' losses; None for 1.
+        product: of rows (..., n, i) and matrices (..., i, o), (..., n, o).
     """
     inputs, norms = [rows], [squares]
     for layer in layers[:-1]:
-        inputs.append((inputs[-1] @ layer.mT).clamp_(min=0.0))
+        inputs.append(product(inputs[-1], layer.mT).clamp_(min=0.0))
         norms.append(squares_of(inputs[-1]))
-    outputs = (inputs[-1] @ layers[-1].mT)[..., : len(scales)] * scales
-    by_outputs = objective.residuals(outputs.flatten(end_dim=-2), targets.flatten(end_dim=-2))
+    outputs = product(inputs[-1], layers[-1].mT) * scales
+    by_outputs = _residuals(objective, outputs.flatten(end_dim=-2), targets.flatten(end_dim=-2))
     residuals = [by_outputs.reshape(outputs.shape) * (scales if weights is None else scales * weights)]
     for layer, hidden in zip(reversed(layers[1:]), reversed(inputs[1:]), strict=True):
         # A unit that is off hands nothing back: the derivative of ReLU at 0 is taken as 0, as torch does.
-        back = residuals[-1] @ layer[..., : residuals[-1].shape[-1], :-1]
+        back = product(residuals[-1], layer[..., : residuals[-1].shape[-1], :-1])
         residuals.append(torch.ops.aten.threshold_backward(back, hidden[..., :-1], 0.0))
     return [
         Dense(inputs=one, squares=norm, residuals=by)
         for one, norm, by in zip(inputs, norms, reversed(residuals), strict=True)
     ]
+
+
+def _residuals(objective: Objective, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the derivative of each row's loss by its outputs, (n, outputs), with bits that its place does not change.
+
+    Torch takes whole vectors of numbers by other code for exp and log than the few that are left over at the end.
+    """
+    missing = -len(outputs) % VECTOR
+    padded = (torch.nn.functional.pad(one, (0, 0, 0, missing)) for one in (outputs, targets))
+    return objective.residuals(*padded)[: len(outputs)]
 
 
 class Captured:

@@ -7,19 +7,19 @@ changes speed alone, and gives way to it where rows are not finite, stand for cu
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from fedmarket.arrays import FloatArray
 from fedmarket.models.network import Network, load_vector, parameter_count
 from fedmarket.models.objectives import Objective
 from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.noise import Stream
-from fedmarket.training.batch import CHUNK, Batch
+from fedmarket.training.batch import CHUNK, Batch, one_thread
 from fedmarket.training.closed_form import layers_of, stacked
-from fedmarket.training.gradients import clipped_gradient_sum, norms_of, one_thread
+from fedmarket.training.gradients import clipped_gradient_sum, norms_of
 from fedmarket.training.sums import sample_of
 
 MOST_NUMBERS = 1 << 23
@@ -98,21 +98,37 @@ def _together(
     shapes = [parameter.shape for parameter in network.parameters()]
     split = torch.split(rounded, [shape.numel() for shape in shapes], dim=1)
     layers = layers_of([part.reshape(len(batches), *shape) for part, shape in zip(split, shapes, strict=True)])
-    rows, targets, weights = (
-        pad_sequence(list(one), batch_first=True) for one in zip(*map(_exact, batches), strict=True)
-    )
+    rows, targets, weights = map(_padded, zip(*map(_exact, batches), strict=True))
     objective: Objective = batches[0].objective
     squares = torch.linalg.vector_norm(rows, dim=-1).square_()
+    counts = [len(batch.targets) for batch in batches]
     parts = stacked(
-        layers, network.scales.double(), objective, rows=rows, squares=squares, targets=targets, weights=weights
+        layers,
+        network.scales.double(),
+        objective,
+        rows=rows,
+        squares=squares,
+        targets=targets,
+        weights=weights,
+        product=partial(_products, counts),
     )
     norms = norms_of(parts)
     if not bool(norms.isfinite().all()):
         return None
     factors = (clip_norm / norms).clamp_(max=1.0)
-    # One by one: what a sum is rounded to depends on its length, so it must not run over the padding.
-    owned = [(party, slice(len(batch.targets))) for party, batch in enumerate(batches)]
+    owned = [(party, slice(count)) for party, count in enumerate(counts)]
     return np.stack([torch.cat([p.taken(own).weighted_sum(factors[own]) for p in parts]).numpy() for own in owned])
+
+
+def _products(counts: Sequence[int], rows: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    """Return each party's rows times its matrix, (parties, m, o), zeros behind its rows.
+
+    Party by party: a product of another length, or of several at once, has other bits.
+    """
+    found = rows.new_zeros(*rows.shape[:2], matrices.shape[-1])
+    for own, matrix, out, count in zip(rows, matrices, found, counts, strict=True):
+        torch.mm(own[:count], matrix, out=out[:count])
+    return found
 
 
 def _exact(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -120,3 +136,16 @@ def _exact(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     exact = batch.exact
     weights = exact.rows.new_ones(len(exact.rows), 1) if exact.weights is None else exact.weights
     return exact.rows, exact.targets, weights
+
+
+def _padded(each: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return (n, k) tensors as one (parties, m, k), zeros behind each party's n rows.
+
+    With m a multiple of 8, each party's rows begin where memory is aligned as if they were alone; else products would
+    have other bits.
+    """
+    longest = -(-max(map(len, each)) // 8) * 8
+    found = each[0].new_zeros(len(each), longest, each[0].shape[1])
+    for place, rows in enumerate(each):
+        found[place, : len(rows)] = rows
+    return found

@@ -6,8 +6,7 @@ percents of the clip when one row is taken out (Casacuberta et al. 2022), and on
 non-finite, so that refusing to send it would tell that the row is there.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,24 +16,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedmarket.arrays import FloatArray
 from fedmarket.errors import ProtocolError, UsageError
 from fedmarket.models.network import Network, parameter_count, vector_of
-from fedmarket.training.batch import Batch
+from fedmarket.training.batch import Batch, one_thread
 from fedmarket.training.closed_form import Captured, Stack, has_closed_form
 from fedmarket.training.parts import Part, Written
 from fedmarket.training.per_example import PerExample
 
 Engine = Callable[[Batch], Sequence[Part]]
 """Gives what the layers have of the gradients of a batch's rows, in the order of ``network.parameters()``."""
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread, so that sums have the same bits in every process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def clipped_gradient_sum(network: nn.Module, batch: Batch, *, clip_norm: float) -> FloatArray:

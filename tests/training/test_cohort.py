@@ -1,0 +1,109 @@
+"""Parties whose training is computed together get what each would get alone, bit by bit."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedmarket.models.network import Network, parameter_count
+from fedmarket.models.objectives import RESPONSE, Objective, Tweedie, ZeroInflatedLognormal
+from fedmarket.privacy.mechanism import Mechanism
+from fedmarket.privacy.noise import Stream
+from fedmarket.training import cohort
+from fedmarket.training.batch import Batch
+from fedmarket.training.cohort import Member, clipped_gradient_sums, update_sums
+from fedmarket.training.sums import update_sum
+
+WIDTH = 4
+OBJECTIVES = (
+    RESPONSE,
+    Objective(response=False, value=ZeroInflatedLognormal(typical=50.0, upper=5000.0)),
+    Objective(response=True, value=Tweedie(typical=50.0, upper=5000.0, power=1.5)),
+)
+
+
+def batch_of(rng: np.random.Generator, count: int, objective: Objective, *, weighted: bool, customers: bool) -> Batch:
+    targets = rng.random((count, objective.targets)) < 0.4
+    targets = targets * np.where(np.arange(objective.targets) < int(objective.response), 1.0, 80.0)
+    return Batch(
+        features=torch.from_numpy(rng.standard_normal((count, WIDTH)).astype(np.float32)),
+        targets=torch.from_numpy(targets.astype(np.float32)),
+        weights=torch.from_numpy(rng.random(count).astype(np.float32)) if weighted else None,
+        customers=torch.from_numpy(np.sort(rng.integers(0, 1 + count // 2, count))) if customers else None,
+        objective=objective,
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 90), min_size=1, max_size=6),
+    hidden=st.lists(st.integers(1, 5), max_size=2),
+    objective=st.sampled_from(OBJECTIVES),
+    rate=st.sampled_from([0.3, 1.0]),
+    noise=st.sampled_from([0.0, 1.5]),
+    kinds=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=6, max_size=6),
+    seed=st.integers(0, 99),
+)
+def test_each_party_gets_what_it_would_get_alone(counts, hidden, objective, rate, noise, kinds, seed):
+    rng = np.random.default_rng(seed)
+    network = Network(WIDTH, tuple(hidden), objective.scales)
+    parameters = 0.5 * rng.standard_normal(parameter_count(network))
+    batches = [
+        batch_of(rng, count, objective, weighted=weighted, customers=customers)
+        for count, (weighted, customers) in zip(counts, kinds, strict=False)
+    ]
+    mechanism = Mechanism(
+        phase="update", clip_norm=0.7, noise_multiplier=noise, sample_rate=rate, releases=3, length=len(parameters)
+    )
+    streams = [[Stream.seeded(seed, str(place)) for place in range(len(batches))] for _ in range(2)]
+    common = {"steps": 3, "learning_rate": 0.2, "mechanism": mechanism}
+    members = [
+        Member(batch=batch, declared_rows=10 + place, stream=stream)
+        for place, (batch, stream) in enumerate(zip(batches, streams[0], strict=True))
+    ]
+    together = update_sums(network, parameters, members, **common)
+    alone = [
+        update_sum(network, parameters, batch, declared_rows=10 + place, stream=stream, **common)
+        for place, (batch, stream) in enumerate(zip(batches, streams[1], strict=True))
+    ]
+    np.testing.assert_array_equal(together, np.array(alone))
+
+
+def test_parties_of_all_sizes_are_in_one_group_each(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cohort, "MOST_NUMBERS", 2000)
+    rng = np.random.default_rng(0)
+    batches = [batch_of(rng, count, RESPONSE, weighted=False, customers=False) for count in rng.integers(0, 150, 40)]
+    groups = cohort._groups(batches, without={3})
+    assert sorted(place for group in groups for place in group) == [place for place in range(40) if place != 3]
+    sizes = [[len(batches[place].targets) for place in group] for group in groups]
+    assert all(len(group) * group[0] * (WIDTH + 1) <= 2000 and group[0] <= max(2 * group[-1], 1) for group in sizes)
+    assert len(groups) < 20
+
+
+def test_a_row_that_is_not_finite_adds_nothing_and_changes_nobody_else():
+    rng = np.random.default_rng(0)
+    network = Network(WIDTH, (3,), (1.0,))
+    parameters = rng.standard_normal((5, parameter_count(network)))
+    batches = [batch_of(rng, 20 + place, RESPONSE, weighted=False, customers=False) for place in range(5)]
+    before = clipped_gradient_sums(network, parameters, batches, clip_norm=0.5)
+    broken = Batch(
+        features=torch.cat([batches[2].features, torch.full((1, WIDTH), np.inf)]),
+        targets=torch.cat([batches[2].targets, torch.ones(1, 1)]),
+    )
+    after = clipped_gradient_sums(network, parameters, [*batches[:2], broken, *batches[3:]], clip_norm=0.5)
+    np.testing.assert_array_equal(after, before)
+
+
+def test_a_group_is_one_call_for_all_its_parties(monkeypatch: pytest.MonkeyPatch):
+    """What makes it fast, counted: the number of calls does not grow with the parties."""
+    calls = []
+    stacked = cohort.stacked
+    monkeypatch.setattr(cohort, "stacked", lambda *given, **more: calls.append(1) or stacked(*given, **more))
+    rng = np.random.default_rng(0)
+    network = Network(WIDTH, (3,), (1.0,))
+    for parties in (10, 100):
+        batches = [batch_of(rng, 40, RESPONSE, weighted=False, customers=False) for _ in range(parties)]
+        parameters = rng.standard_normal((parties, parameter_count(network)))
+        clipped_gradient_sums(network, parameters, batches, clip_norm=0.5)
+    assert len(calls) == 2
