@@ -49,7 +49,7 @@ class Stack:
         self._layers = layers_of([parameter.detach().double() for parameter in network.parameters()])
         self._scales = network.scales.double()
 
-    def __call__(self, batch: Batch) -> list[Part]:
+    def __call__(self, batch: Batch) -> list[Dense]:
         """Return the parts of the batch's rows, in the order of ``network.parameters()``."""
         exact = batch.exact
         return stacked(
@@ -73,30 +73,29 @@ def stacked(
     targets: torch.Tensor,
     weights: torch.Tensor | None,
     product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = torch.matmul,
-) -> list[Part]:
+) -> list[Dense]:
     """Return the parts of linear layers with ReLU between them; all float64.
 
     Args:
-        layers: of one network, or of one for each party, by :func:`layers_of`.
+        layers: by :func:`layers_of`, in the shape that ``product`` expects.
         scales: (outputs,) by which the last layer's outputs are multiplied.
         objective: what is learned of the targets.
-        rows: (..., n, width + 1), the last of each 1.
-        squares: (..., n) their squared norms.
-        targets: (..., n, targets).
-        weights: (..., n, 1) of the rows' losses; None for 1.
-        product: of rows (..., n, i) and matrices (..., i, o), (..., n, o).
+        rows: (n, width + 1), the last of each 1.
+        squares: (n,) their squared norms.
+        targets: (n, targets).
+        weights: (n, 1) of the rows' losses; None for 1.
+        product: of rows (n, i) and a transposed layer (..., i, o), (n, o).
     """
     inputs, norms = [rows], [squares]
     for layer in layers[:-1]:
         inputs.append(product(inputs[-1], layer.mT).clamp_(min=0.0))
         norms.append(squares_of(inputs[-1]))
     outputs = product(inputs[-1], layers[-1].mT) * scales
-    by_outputs = _residuals(objective, outputs.flatten(end_dim=-2), targets.flatten(end_dim=-2))
-    residuals = [by_outputs.reshape(outputs.shape) * (scales if weights is None else scales * weights)]
+    residuals = [_residuals(objective, outputs, targets) * (scales if weights is None else scales * weights)]
     for layer, hidden in zip(reversed(layers[1:]), reversed(inputs[1:]), strict=True):
         # A unit that is off hands nothing back: the derivative of ReLU at 0 is taken as 0, as torch does.
         back = product(residuals[-1], layer[..., : residuals[-1].shape[-1], :-1])
-        residuals.append(torch.ops.aten.threshold_backward(back, hidden[..., :-1], 0.0))
+        residuals.append(torch.ops.aten.threshold_backward(back, hidden[:, :-1], 0.0))
     return [
         Dense(inputs=one, squares=norm, residuals=by)
         for one, norm, by in zip(inputs, norms, reversed(residuals), strict=True)

@@ -2,28 +2,29 @@
 
 Each party has its own sample, clip and noise, from its own stream, in the order in which it would use them alone; only
 the arithmetic is shared. Whatever is promised of a sum is promised in :mod:`fedmarket.training.gradients`; this module
-changes speed alone, and gives way to it where rows are not finite, stand for customers, or are many.
+changes speed alone. Parties with many rows, or several rows of a customer, train alone: they gain nothing from company.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 
-from fedmarket.arrays import FloatArray
-from fedmarket.models.network import Network, load_vector, parameter_count
+from fedmarket.arrays import FloatArray, RowNumbers
+from fedmarket.models.network import Network, load_vector
 from fedmarket.models.objectives import Objective
 from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.noise import Stream
-from fedmarket.training.batch import CHUNK, Batch, one_thread
-from fedmarket.training.closed_form import layers_of, stacked
+from fedmarket.training.batch import CHUNK, Batch, Exact, one_thread
+from fedmarket.training.closed_form import Layers, layers_of, stacked
 from fedmarket.training.gradients import clipped_gradient_sum, norms_of
-from fedmarket.training.sums import sample_of
+from fedmarket.training.parts import Dense
+from fedmarket.training.sums import update_sum
 
-MOST_NUMBERS = 1 << 23
-"""Float64 numbers (64 MB) of rows that are worked on at once."""
+ALIGNED = 8
+"""Each party's rows begin at a multiple of so many, where memory is aligned as if they were alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,11 @@ class Member:
     batch: Batch
     declared_rows: int
     stream: Stream
+
+    @property
+    def fits(self) -> bool:
+        """Whether it gains from company."""
+        return self.batch.customers is None and len(self.batch.targets) <= CHUNK
 
 
 def update_sums(
@@ -44,108 +50,155 @@ def update_sums(
     learning_rate: float,
     mechanism: Mechanism,
 ) -> FloatArray:
-    """Return what :func:`fedmarket.training.sums.update_sum` gives for each member, (members, p)."""
-    local, total = np.tile(parameters, (len(members), 1)), np.zeros((len(members), len(parameters)))
-    rates = np.array([learning_rate / (mechanism.sample_rate * member.declared_rows) for member in members])
-    for _ in range(steps):
-        samples = [sample_of(member.batch, mechanism, member.stream) for member in members]
-        exact = clipped_gradient_sums(network, local, samples, clip_norm=mechanism.clip_norm)
-        noisy = np.stack([mechanism.noisy(one, member.stream) for one, member in zip(exact, members, strict=True)])
-        local -= rates[:, None] * noisy
-        total += noisy
-    return total
-
-
-def clipped_gradient_sums(
-    network: Network, parameters: FloatArray, batches: Sequence[Batch], *, clip_norm: float
-) -> FloatArray:
-    """Return each party's clipped gradient sum at its own parameters (parties, p), (parties, p)."""
-    found = np.zeros((len(batches), parameter_count(network)))
-    alone = [place for place, batch in enumerate(batches) if batch.customers is not None or len(batch.targets) > CHUNK]
-    with one_thread():
-        for places in _groups(batches, without=set(alone)):
-            sums = _together(network, parameters[places], [batches[place] for place in places], clip_norm)
-            if sums is None:
-                alone += places
-            else:
-                found[places] = sums
-    for place in alone:
-        load_vector(network, parameters[place])
-        found[place] = clipped_gradient_sum(network, batches[place], clip_norm=clip_norm)
+    """Return what :func:`fedmarket.training.sums.update_sum` gives for each member, (members, p), bit by bit."""
+    found = np.zeros((len(members), len(parameters)))
+    for place, member in enumerate(members):
+        if not member.fits:
+            found[place] = update_sum(
+                network,
+                parameters,
+                member.batch,
+                steps=steps,
+                learning_rate=learning_rate,
+                declared_rows=member.declared_rows,
+                mechanism=mechanism,
+                stream=member.stream,
+            )
+    for places in _groups(members):
+        group = _Group([members[place] for place in places], network)
+        found[places] = group.update_sums(parameters, steps=steps, learning_rate=learning_rate, mechanism=mechanism)
     return found
 
 
-def _groups(batches: Sequence[Batch], *, without: set[int]) -> list[list[int]]:
-    """Return places by size, so that little is padded, as many at once as ``MOST_NUMBERS`` allows."""
-    places = sorted(
-        (place for place in range(len(batches)) if place not in without), key=lambda p: len(batches[p].targets)
-    )
-    groups: list[list[int]] = []
-    for place in reversed(places):
-        largest = len(batches[groups[-1][0]].targets) if groups else 0
-        numbers = largest * (batches[place].features.shape[1] + 1)
-        if not groups or (len(groups[-1]) + 1) * numbers > MOST_NUMBERS or 2 * len(batches[place].targets) < largest:
-            groups.append([])
-        groups[-1].append(place)
-    return groups
+def _groups(members: Sequence[Member]) -> Iterator[list[int]]:
+    """Yield the places of members that fit, as many at once as have the rows of a chunk."""
+    places, rows = [], 0
+    for place, member in enumerate(members):
+        if not member.fits:
+            continue
+        if places and rows + len(member.batch.targets) > CHUNK:
+            yield places
+            places, rows = [], 0
+        places.append(place)
+        rows += len(member.batch.targets)
+    if places:
+        yield places
 
 
-def _together(
-    network: Network, parameters: FloatArray, batches: Sequence[Batch], clip_norm: float
-) -> FloatArray | None:
-    """Return the sums of parties whose rows are padded to one length; None where a gradient is not finite."""
-    rounded = torch.from_numpy(parameters.astype(np.float32)).double()  # as a network holds them
-    shapes = [parameter.shape for parameter in network.parameters()]
-    split = torch.split(rounded, [shape.numel() for shape in shapes], dim=1)
-    layers = layers_of([part.reshape(len(batches), *shape) for part, shape in zip(split, shapes, strict=True)])
-    rows, targets, weights = map(_padded, zip(*map(_exact, batches), strict=True))
-    objective: Objective = batches[0].objective
-    squares = torch.linalg.vector_norm(rows, dim=-1).square_()
-    counts = [len(batch.targets) for batch in batches]
-    parts = stacked(
-        layers,
-        network.scales.double(),
-        objective,
-        rows=rows,
-        squares=squares,
-        targets=targets,
-        weights=weights,
-        product=partial(_products, counts),
-    )
-    norms = norms_of(parts)
-    if not bool(norms.isfinite().all()):
-        return None
-    factors = (clip_norm / norms).clamp_(max=1.0)
-    owned = [(party, slice(count)) for party, count in enumerate(counts)]
-    return np.stack([torch.cat([p.taken(own).weighted_sum(factors[own]) for p in parts]).numpy() for own in owned])
+class _Group:
+    """Parties whose rows lie one after the other, each beginning at an aligned place, and a row of zeros at the end."""
+
+    def __init__(self, members: Sequence[Member], network: Network) -> None:
+        self._members, self._network = members, network
+        self._sizes = [len(member.batch.targets) for member in members]
+        self._starts = _starts(self._sizes)
+        each = [member.batch.exact for member in members]
+        self._whole = Exact(
+            rows=self._laid([one.rows for one in each]),
+            targets=self._laid([one.targets for one in each]),
+            weights=self._laid([one.rows[:, -1:] if one.weights is None else one.weights for one in each]),
+        )
+
+    def update_sums(
+        self, parameters: FloatArray, *, steps: int, learning_rate: float, mechanism: Mechanism
+    ) -> FloatArray:
+        """See :func:`update_sums`."""
+        local, total = np.tile(parameters, (len(self._members), 1)), np.zeros((len(self._members), len(parameters)))
+        sizes = np.array([mechanism.sample_rate * member.declared_rows for member in self._members])[:, None]
+        for _ in range(steps):
+            samples = [
+                np.flatnonzero(member.stream.coins(size, mechanism.sample_rate))
+                for member, size in zip(self._members, self._sizes, strict=True)
+            ]
+            exact = self._sums(local, samples, clip_norm=mechanism.clip_norm)
+            noisy = np.stack([mechanism.noisy(*each) for each in zip(exact, self._streams, strict=True)])
+            local = local - learning_rate * noisy / sizes
+            total += noisy
+        return total
+
+    @property
+    def _streams(self) -> list[Stream]:
+        return [member.stream for member in self._members]
+
+    def _laid(self, each: Sequence[torch.Tensor]) -> torch.Tensor:
+        found = each[0].new_zeros(self._starts[-1] + 1, each[0].shape[1])
+        for rows, start in zip(each, self._starts, strict=False):
+            found[start : start + len(rows)] = rows
+        return found
+
+    def _sums(self, local: FloatArray, samples: Sequence[RowNumbers], *, clip_norm: float) -> FloatArray:
+        """Return the clipped sum of each party's sampled gradients at its own parameters, (parties, p)."""
+        owned = [
+            slice(start, start + len(one)) for start, one in zip(_starts(map(len, samples)), samples, strict=False)
+        ]
+        with one_thread():
+            taken = self._taken(samples)
+            parts = stacked(
+                self._layers(local),
+                self._network.scales.double(),
+                self._objective,
+                rows=taken.rows,
+                squares=taken.squares,
+                targets=taken.targets,
+                weights=taken.weights,
+                product=partial(_products, owned),
+            )
+            norms = norms_of(parts)
+            factors = (clip_norm / norms).clamp_(max=1.0)
+            found = np.array(torch.cat([_sums_of(part, factors, owned) for part in parts], dim=-1).numpy())
+            finite = norms.isfinite()
+        for party, own in enumerate(owned):
+            if not bool(finite[own].all()):
+                load_vector(self._network, local[party])
+                sample = self._members[party].batch.taken(torch.from_numpy(samples[party]))
+                found[party] = clipped_gradient_sum(self._network, sample, clip_norm=clip_norm)
+        return found
+
+    @property
+    def _objective(self) -> Objective:
+        return self._members[0].batch.objective
+
+    def _taken(self, samples: Sequence[RowNumbers]) -> Exact:
+        """Return the sampled rows, laid out as the whole is."""
+        starts = _starts(map(len, samples))
+        numbers = np.full(starts[-1], self._starts[-1])  # rows of zeros between
+        for sample, start, first in zip(samples, starts, self._starts, strict=False):
+            numbers[start : start + len(sample)] = first + sample
+        rows, whole = torch.from_numpy(numbers), self._whole
+        return Exact(
+            rows=whole.rows[rows],
+            targets=whole.targets[rows],
+            weights=None if whole.weights is None else whole.weights[rows],
+        )
+
+    def _layers(self, local: FloatArray) -> Layers:
+        """Return the layers of all parties, (parties, out, in + 1), of parameters as a network holds them."""
+        rounded = torch.from_numpy(local.astype(np.float32)).double()
+        shapes = [parameter.shape for parameter in self._network.parameters()]
+        split = torch.split(rounded, [shape.numel() for shape in shapes], dim=1)
+        return layers_of([part.reshape(len(local), *shape) for part, shape in zip(split, shapes, strict=True)])
 
 
-def _products(counts: Sequence[int], rows: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
-    """Return each party's rows times its matrix, (parties, m, o), zeros behind its rows.
+def _starts(sizes: "Sequence[int] | map[int]") -> list[int]:
+    """Return where each of so many rows begins, and where all end."""
+    return [0, *np.cumsum([-(-size // ALIGNED) * ALIGNED for size in sizes]).tolist()]
+
+
+def _products(owned: Sequence[slice], rows: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    """Return each party's rows times its matrix, zeros between.
 
     Party by party: a product of another length, or of several at once, has other bits.
     """
-    found = rows.new_zeros(*rows.shape[:2], matrices.shape[-1])
-    for own, matrix, out, count in zip(rows, matrices, found, counts, strict=True):
-        torch.mm(own[:count], matrix, out=out[:count])
+    found = rows.new_zeros(len(rows), matrices.shape[-1])
+    for own, matrix in zip(owned, matrices, strict=True):
+        torch.mm(rows[own], matrix, out=found[own])
     return found
 
 
-def _exact(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return rows, targets and weights in float64; a padded row's weight will be 0."""
-    exact = batch.exact
-    weights = exact.rows.new_ones(len(exact.rows), 1) if exact.weights is None else exact.weights
-    return exact.rows, exact.targets, weights
-
-
-def _padded(each: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return (n, k) tensors as one (parties, m, k), zeros behind each party's n rows.
-
-    With m a multiple of 8, each party's rows begin where memory is aligned as if they were alone; else products would
-    have other bits.
-    """
-    longest = -(-max(map(len, each)) // 8) * 8
-    found = each[0].new_zeros(len(each), longest, each[0].shape[1])
-    for place, rows in enumerate(each):
-        found[place, : len(rows)] = rows
-    return found
+def _sums_of(part: Dense, factors: torch.Tensor, owned: Sequence[slice]) -> torch.Tensor:
+    """Return each party's weighted sum of gradients, (parties, p)."""
+    weighted = part.residuals * factors[:, None]
+    found = weighted.new_zeros(len(owned), weighted.shape[1], part.inputs.shape[1])
+    for own, out in zip(owned, found, strict=True):
+        torch.mm(weighted[own].T, part.inputs[own], out=out)
+    return part.ordered(found)

@@ -92,7 +92,7 @@ def clipped_sum(parts: Sequence[Part], clip_norm: float) -> FloatArray:
 
 
 def norms_of(parts: Sequence[Part]) -> torch.Tensor:
-    """Return the norms of whole gradients, over all layers, (..., n)."""
+    """Return the norms of whole gradients, over all layers, (n,)."""
     total = parts[0].squared_norms()
     for part in parts[1:]:
         total = total + part.squared_norms()

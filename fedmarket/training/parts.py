@@ -4,8 +4,6 @@ Of a linear layer a row's gradient is an outer product, residuals times inputs, 
 the places of few ids. Norms of such gradients, and weighted sums over rows, need only the factors (Goodfellow 2015;
 Li et al. 2022; Bu et al. 2023). Everything is float64: products of finite float32 do not overflow, and what a sum is
 rounded to tells nothing of a row.
-
-Parts may have leading dimensions, which are parties: ``...`` in the shapes below.
 """
 
 from dataclasses import dataclass
@@ -15,28 +13,26 @@ import torch
 
 from fedmarket.training.batch import squares_of
 
-Taken = torch.Tensor | tuple[int, slice]
-
 
 class Part(Protocol):
-    """The gradients of n rows by the parameters of one layer, (..., n, p) if they were written out."""
+    """The gradients of n rows by the parameters of one layer, (n, p) if they were written out."""
 
     def squared_norms(self) -> torch.Tensor:
-        """Return the squared norm of each row's gradient, (..., n)."""
+        """Return the squared norm of each row's gradient, (n,)."""
 
     def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
-        """Return the sum over rows of ``factors`` (..., n) times their gradients, (..., p)."""
+        """Return the sum over rows of ``factors`` (n,) times their gradients, (p,)."""
 
     def rows(self) -> torch.Tensor:
         """Return the gradients written out, (n, p)."""
 
-    def taken(self, rows: Taken) -> Self:
-        """Return the part of the rows that a mask (n,) selects, or a party's place and a slice."""
+    def taken(self, rows: torch.Tensor) -> Self:
+        """Return the part of the rows that a mask (n,) selects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dense:
-    """Of a linear layer: inputs (..., n, in) with their squared norms (..., n), residuals (..., n, out).
+    """Of a linear layer: inputs (n, in) with their squared norms (n,), residuals (n, out).
 
     With ``intercept`` the last input is 1, and what it is multiplied by are the biases.
     """
@@ -52,19 +48,19 @@ class Dense:
 
     def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
         """See :class:`Part`."""
-        return self._ordered((self.residuals * factors[..., None]).mT @ self.inputs)
+        return self.ordered((self.residuals * factors[:, None]).T @ self.inputs)
 
     def rows(self) -> torch.Tensor:
         """See :class:`Part`."""
-        return self._ordered(self.residuals[:, :, None] * self.inputs[:, None, :])
+        return self.ordered(self.residuals[:, :, None] * self.inputs[:, None, :])
 
-    def _ordered(self, gradients: torch.Tensor) -> torch.Tensor:
+    def ordered(self, gradients: torch.Tensor) -> torch.Tensor:
         """Return (..., out, in) in the order of the layer's parameters: weights, then biases."""
         if not self.intercept:
             return gradients.flatten(start_dim=-2)
         return torch.cat([gradients[..., :-1].flatten(start_dim=-2), gradients[..., -1]], dim=-1)
 
-    def taken(self, rows: Taken) -> Self:
+    def taken(self, rows: torch.Tensor) -> Self:
         """See :class:`Part`."""
         return type(self)(
             inputs=self.inputs[rows],
@@ -112,7 +108,7 @@ class Lookup:
             count, self.size * width
         )
 
-    def taken(self, rows: Taken) -> Self:
+    def taken(self, rows: torch.Tensor) -> Self:
         """See :class:`Part`."""
         return type(self)(ids=self.ids[rows], residuals=self.residuals[rows], size=self.size)
 
@@ -135,6 +131,6 @@ class Written:
         """See :class:`Part`."""
         return self.gradients
 
-    def taken(self, rows: Taken) -> Self:
+    def taken(self, rows: torch.Tensor) -> Self:
         """See :class:`Part`."""
         return type(self)(self.gradients[rows])

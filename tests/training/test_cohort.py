@@ -12,7 +12,7 @@ from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.noise import Stream
 from fedmarket.training import cohort
 from fedmarket.training.batch import Batch
-from fedmarket.training.cohort import Member, clipped_gradient_sums, update_sums
+from fedmarket.training.cohort import Member, update_sums
 from fedmarket.training.sums import update_sum
 
 WIDTH = 4
@@ -70,40 +70,50 @@ def test_each_party_gets_what_it_would_get_alone(counts, hidden, objective, rate
     np.testing.assert_array_equal(together, np.array(alone))
 
 
-def test_parties_of_all_sizes_are_in_one_group_each(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cohort, "MOST_NUMBERS", 2000)
-    rng = np.random.default_rng(0)
-    batches = [batch_of(rng, count, RESPONSE, weighted=False, customers=False) for count in rng.integers(0, 150, 40)]
-    groups = cohort._groups(batches, without={3})
-    assert sorted(place for group in groups for place in group) == [place for place in range(40) if place != 3]
-    sizes = [[len(batches[place].targets) for place in group] for group in groups]
-    assert all(len(group) * group[0] * (WIDTH + 1) <= 2000 and group[0] <= max(2 * group[-1], 1) for group in sizes)
-    assert len(groups) < 20
+def members_of(rng: np.random.Generator, counts: list[int], *, seed: int = 0) -> list[Member]:
+    return [
+        Member(
+            batch=batch_of(rng, count, RESPONSE, weighted=False, customers=False),
+            declared_rows=100,
+            stream=Stream.seeded(seed, str(place)),
+        )
+        for place, count in enumerate(counts)
+    ]
 
 
-def test_a_row_that_is_not_finite_adds_nothing_and_changes_nobody_else():
-    rng = np.random.default_rng(0)
+def test_every_party_that_fits_is_in_one_group_of_a_chunk(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cohort, "CHUNK", 200)
+    counts = [0, 150, 201, 60, 140, 199, 1, 1, 200, 500]
+    groups = list(cohort._groups(members_of(np.random.default_rng(0), counts)))
+    assert groups == [[0, 1], [3, 4], [5, 6], [7], [8]]
+
+
+def test_a_row_that_is_not_finite_adds_nothing_and_changes_nobody_else(mechanism):
     network = Network(WIDTH, (3,), (1.0,))
-    parameters = rng.standard_normal((5, parameter_count(network)))
-    batches = [batch_of(rng, 20 + place, RESPONSE, weighted=False, customers=False) for place in range(5)]
-    before = clipped_gradient_sums(network, parameters, batches, clip_norm=0.5)
-    broken = Batch(
-        features=torch.cat([batches[2].features, torch.full((1, WIDTH), np.inf)]),
-        targets=torch.cat([batches[2].targets, torch.ones(1, 1)]),
-    )
-    after = clipped_gradient_sums(network, parameters, [*batches[:2], broken, *batches[3:]], clip_norm=0.5)
-    np.testing.assert_array_equal(after, before)
+    start = np.random.default_rng(1).standard_normal(parameter_count(network))
+    sums = []
+    for broken in (False, True):
+        members = members_of(np.random.default_rng(0), [20, 21, 22, 23])
+        if broken:
+            batch = members[2].batch
+            more = Batch(
+                features=torch.cat([batch.features, torch.full((1, WIDTH), np.inf)]),
+                targets=torch.cat([batch.targets, torch.ones(1, 1)]),
+            )
+            members[2] = Member(batch=more, declared_rows=100, stream=members[2].stream)
+        plan = mechanism(length=len(start))
+        sums.append(update_sums(network, start, members, steps=2, learning_rate=0.1, mechanism=plan))
+    np.testing.assert_array_equal(sums[0], sums[1])
 
 
-def test_a_group_is_one_call_for_all_its_parties(monkeypatch: pytest.MonkeyPatch):
-    """What makes it fast, counted: the number of calls does not grow with the parties."""
+def test_a_group_is_one_call_for_all_its_parties(monkeypatch: pytest.MonkeyPatch, mechanism):
+    """What makes it fast, counted: a step of eighty parties is as many calls of the engine as one of eight."""
     calls = []
     stacked = cohort.stacked
     monkeypatch.setattr(cohort, "stacked", lambda *given, **more: calls.append(1) or stacked(*given, **more))
-    rng = np.random.default_rng(0)
     network = Network(WIDTH, (3,), (1.0,))
-    for parties in (10, 100):
-        batches = [batch_of(rng, 40, RESPONSE, weighted=False, customers=False) for _ in range(parties)]
-        parameters = rng.standard_normal((parties, parameter_count(network)))
-        clipped_gradient_sums(network, parameters, batches, clip_norm=0.5)
-    assert len(calls) == 2
+    start = np.zeros(parameter_count(network))
+    for parties in (8, 80):
+        members = members_of(np.random.default_rng(0), [20] * parties)
+        update_sums(network, start, members, steps=5, learning_rate=0.1, mechanism=mechanism(length=len(start)))
+    assert len(calls) == 2 * 5

@@ -1,0 +1,194 @@
+"""Private epochs with their Poisson sampling, ours beside Opacus: ``python benchmarks/epoch.py``.
+
+Two tables. An epoch over the rows of one party, against Opacus with its own DPDataLoader, by hooks or ghost clipping,
+whichever is faster. And ten steps of each of a hundred parties, ours together and one by one, against Opacus party by
+party, whose engines are made before the clock starts. All run on one thread, in turns; ratios are medians over turns.
+"""
+
+import argparse
+import runpy
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from opacus import PrivacyEngine
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from fedmarket.models.network import vector_of
+from fedmarket.privacy.mechanism import Mechanism
+from fedmarket.privacy.noise import Stream
+from fedmarket.training.batch import Batch
+from fedmarket.training.cohort import Member, update_sums
+from fedmarket.training.sums import update_sum
+
+HERE = Path(__file__)
+TABLES, STEP = (runpy.run_path(str(HERE.with_name(f"{name}.py"))) for name in ("tables", "step"))
+ROWS, PARTIES, STEPS = 16_384, 100, 10
+"""Of one party; and of many, each with a thousand rows, how many and how far they go."""
+
+EXPECTED = (256, 1024, 4096)
+"""Rows of a step, in the mean."""
+
+Work = Callable[[], object]
+
+
+def mechanism_for(network: nn.Module, rate: float, steps: int) -> Mechanism:
+    """Return what a step does to gradients."""
+    size = sum(parameter.numel() for parameter in network.parameters())
+    return Mechanism(
+        phase="update",
+        clip_norm=STEP["CLIP"],
+        noise_multiplier=STEP["NOISE"],
+        sample_rate=rate,
+        releases=steps,
+        length=size,
+    )
+
+
+def our_epoch(name: str, expected: int) -> Work:
+    """Return an epoch of ours over the rows of one party."""
+    network, (features, labels), stream = STEP["network_called"](name), STEP["rows_for"](name, ROWS), Stream.secret()
+    steps = ROWS // expected
+    mechanism = mechanism_for(network, expected / ROWS, steps)
+    batch = Batch(features=features, targets=labels, lasting=True)
+    common: dict[str, Any] = {"steps": steps, "learning_rate": STEP["RATE"], "declared_rows": ROWS}
+    start = vector_of(network)
+    return lambda: update_sum(network, start, batch, mechanism=mechanism, stream=stream, **common)
+
+
+def opacus(name: str, held: tuple[torch.Tensor, torch.Tensor], expected: int, *, mode: str, steps: int) -> Work:
+    """Return so many steps of Opacus over its own loader."""
+    network = STEP["network_called"](name)
+    loader = DataLoader(TensorDataset(*held), batch_size=expected)
+    made = PrivacyEngine(accountant="prv").make_private(
+        module=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=STEP["RATE"]),
+        data_loader=loader,
+        criterion=OneEach(reduction="mean"),
+        noise_multiplier=STEP["NOISE"],
+        max_grad_norm=STEP["CLIP"],
+        grad_sample_mode=mode,
+    )
+    model, optimizer = made[0], made[1]
+    loss, loader = (made[2], made[3]) if mode == "ghost" else (nn.BCEWithLogitsLoss(), made[-1])
+
+    def work() -> None:
+        for rows, targets in islice(loader, steps):
+            optimizer.zero_grad()
+            loss(model(rows), targets).backward()
+            optimizer.step()
+
+    return work
+
+
+class OneEach(nn.BCEWithLogitsLoss):
+    """The loss of each row, (n,): of shape (n, 1) Opacus 1.6 would not clip at all in ghost mode."""
+
+    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """See :class:`torch.nn.BCEWithLogitsLoss`."""
+        return super().forward(outputs, targets).reshape(-1)
+
+
+def parties_of(name: str, rows: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the rows of each party."""
+    return [STEP["rows_for"](name, rows) for _ in range(PARTIES)]
+
+
+def ours_for_parties(name: str, rows: int, expected: int, *, together: bool) -> Work:
+    """Return the steps of all parties by ours."""
+    network = STEP["network_called"](name)
+    mechanism, start = mechanism_for(network, expected / rows, STEPS), vector_of(network)
+    members = [
+        Member(batch=Batch(features=features, targets=labels), declared_rows=rows, stream=Stream.secret())
+        for features, labels in parties_of(name, rows)
+    ]
+    common: dict[str, Any] = {"steps": STEPS, "learning_rate": STEP["RATE"], "mechanism": mechanism}
+    if together:
+        return lambda: update_sums(network, start, members, **common)
+    return lambda: [
+        update_sum(network, start, one.batch, declared_rows=rows, stream=one.stream, **common) for one in members
+    ]
+
+
+def opacus_for_parties(name: str, rows: int, expected: int, mode: str) -> Work:
+    """Return the steps of all parties by Opacus, one party after the other."""
+    each = [opacus(name, held, expected, mode=mode, steps=STEPS) for held in parties_of(name, rows)]
+    return lambda: [work() for work in each]
+
+
+def turns_of(works: dict[str, Work], turns: int) -> list[dict[str, float]]:
+    """Return the seconds of each work in each turn, after one that does not count."""
+    for work in works.values():
+        work()
+    return [{name: seconds(work) for name, work in works.items()} for _ in range(turns)]
+
+
+def seconds(work: Work) -> float:
+    """Return how long a work takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def row(took: list[dict[str, float]]) -> dict[str, Any]:
+    """Return the ratio of each time to ours, and that of the best of Opacus, with spreads over turns."""
+    ratios = {name: [turn[name] / turn["ours"] for turn in took] for name in took[0] if name != "ours"}
+    rivals = [name for name in ratios if name.startswith("Opacus")]
+    ratios["best Opacus"] = [min(turn[name] for name in rivals) / turn["ours"] for turn in took]
+    spread = {name: {"median": statistics.median(r), "low": min(r), "high": max(r)} for name, r in ratios.items()}
+    return {"milliseconds": 1000 * statistics.median(turn["ours"] for turn in took), "ratios": spread}
+
+
+def say(label: str, found: dict[str, Any]) -> None:
+    """Print one row."""
+    cells = "  ".join(f"{n} {r['median']:.1f} ({r['low']:.1f}-{r['high']:.1f})" for n, r in found["ratios"].items())
+    print(f"{label:<34} ours {found['milliseconds']:>8.1f} ms; over ours: {cells}", flush=True)
+
+
+def main() -> None:
+    """Measure what the options choose."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--turns", type=int, default=5)
+    options.add_argument("--output", type=Path, default=Path("runs/benchmark-epoch.json"))
+    chosen = options.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    epochs, parties = [], []
+    for name in STEP["MODELS"]:
+        for expected in EXPECTED:
+            held = STEP["rows_for"](name, ROWS)
+            works = {"ours": our_epoch(name, expected)} | {
+                f"Opacus {mode}": opacus(name, held, expected, mode=mode, steps=ROWS // expected)
+                for mode in ("hooks", "ghost")
+            }
+            found = row(turns_of(works, chosen.turns)) | {"model": name, "expected": expected}
+            epochs.append(found)
+            say(f"epoch, {name}, {expected} a step", found)
+    for name in ("logistic", "mlp 64-32"):
+        for rows, expected in ((1000, 50), (1000, 250)):
+            works = {
+                "ours": ours_for_parties(name, rows, expected, together=True),
+                "one by one": ours_for_parties(name, rows, expected, together=False),
+            } | {f"Opacus {mode}": opacus_for_parties(name, rows, expected, mode) for mode in ("hooks", "ghost")}
+            found = row(turns_of(works, chosen.turns)) | {"model": name, "expected": expected}
+            parties.append(found)
+            say(f"100 parties, {name}, {expected} a step", found)
+    figures = {
+        "best Opacus / ours, an epoch, median": statistics.median(e["ratios"]["best Opacus"]["median"] for e in epochs),
+        "best Opacus / ours, 100 parties, median": statistics.median(
+            e["ratios"]["best Opacus"]["median"] for e in parties
+        ),
+    }
+    for label, figure in figures.items():
+        print(f"{label:<42} {figure:6.1f}")
+    TABLES["write"](chosen.output, {"epochs": epochs, "parties": parties, "figures": figures})
+
+
+if __name__ == "__main__":
+    main()
