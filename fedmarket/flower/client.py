@@ -23,21 +23,21 @@ STATE = "fedmarket"
 
 
 def answer(message: Message, context: Context) -> Message:
-    """Answer a coordinator's message; whatever happens meanwhile, what is spent is kept.
+    """Answer a coordinator's message; what the party is to remember is in the context before its answer leaves.
 
-    Flower takes over a node's context when its app has answered, so one record of the last state is enough: what ends
-    this process before loses the context with it, and what ends only the answer leaves the record behind.
+    One record of the last state is enough. Flower takes answer and context when its app returns; an answer that fails
+    leaves the record behind, what was spent included; and what ends the whole process before lets nothing leave.
     """
-    kept = [_state(context)]
+    kept: list[PartyState] = []
     try:
         action = message.metadata.message_type.partition(".")[2]
         with party_of(context) as party:
             question = question_in(action, frame_in(message.content))
-            frame = encoded(answered(question, party=party, state=kept[0], keep=kept.append))
+            frame = encoded(answered(question, party=party, state=_state(context), keep=kept.append))
     except Exception as error:
         frame = refusal(error)
     finally:
-        if len(kept) > 1:
+        if kept:
             context.state[STATE] = state_to_record(kept[-1])
     return Message(framed(frame), reply_to=message)
 
