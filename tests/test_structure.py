@@ -73,6 +73,13 @@ def test_a_party_process_loads_no_flower():
     assert "flwr" not in loaded
 
 
+def test_the_first_round_of_a_simulation_waits_for_nothing_that_only_later_work_needs():
+    """Each worker loads all of it again; plots, the boosted baseline and the grid over HTTP come later or never."""
+    loaded = loaded_by("fedmarket.simulation.run")
+    assert {"fedmarket.flower.inprocess", "torch"} <= loaded
+    assert not {"matplotlib", "jinja2", "sklearn", "flwr.superlink.grid", "ray"} & loaded
+
+
 def test_flower_is_loaded_by_the_rim_alone():
     inner = modules_of(
         "contract", "data", "models", "privacy", "training", "aggregation", "federation", "evaluation", "report",

@@ -24,16 +24,19 @@ LARGEST_FILE = 4096
 class Identity:
     """A long-term signing key.
 
+    Attributes:
+        public_key: 32 bytes.
+
     Guarantees:
         Neither repr, str nor pickle shows the private key; pickle refuses.
     """
 
     _key: Ed25519PrivateKey = field(repr=False)
+    public_key: bytes = field(init=False)
 
-    @property
-    def public_key(self) -> bytes:
-        """The public key, 32 bytes."""
-        return self._key.public_key().public_bytes_raw()
+    def __post_init__(self) -> None:
+        """Find the public key once: every signature and every state is held against it."""
+        object.__setattr__(self, "public_key", self._key.public_key().public_bytes_raw())
 
     @property
     def public_hex(self) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,22 @@ STATE = "fedmarket"
 
 
 def answer(message: Message, context: Context) -> Message:
-    """Answer a coordinator's message; what is spent is kept before anything is computed."""
+    """Answer a coordinator's message; what the party is to remember is in the context before its answer leaves.
+
+    One record of the last state is enough. Flower takes answer and context when its app returns; an answer that fails
+    leaves the record behind, what was spent included; and what ends the whole process before lets nothing leave.
+    """
+    kept: list[PartyState] = []
     try:
         action = message.metadata.message_type.partition(".")[2]
         with party_of(context) as party:
             question = question_in(action, frame_in(message.content))
-            frame = encoded(answered(question, party=party, state=_state(context), keep=partial(_keep, context)))
+            frame = encoded(answered(question, party=party, state=_state(context), keep=kept.append))
     except Exception as error:
         frame = refusal(error)
+    finally:
+        if kept:
+            context.state[STATE] = state_to_record(kept[-1])
     return Message(framed(frame), reply_to=message)
 
 
@@ -44,10 +52,8 @@ def party_of(context: Context) -> Iterator[Party]:
     run = context.run_config
     try:
         partition = int(str(context.node_config["partition-id"]))
-        changes = tuple(str(run["changes"]).split("\n")) if run["changes"] else ()
-        key = MarketKey(config=Path(str(run["config"])), changes=changes, seed=int(str(run["seed"])))
         arm, roster = arm_named(str(run["arm"])), str(run["roster"])
-        market = open_market(key)
+        market = open_market(_market_key(str(run["config"]), str(run["changes"]), int(str(run["seed"]))))
         party = _simulated_party(market, arm.name, str(run["alone"]), roster, partition)
     except KeyError as error:
         raise ConfigError(f"run or node configuration: {error.args[0]} is missing") from None
@@ -121,8 +127,9 @@ def _state(context: Context) -> PartyState:
     return state_from_record(record) if isinstance(record, ConfigRecord) else PartyState()
 
 
-def _keep(context: Context, state: PartyState) -> None:
-    context.state[STATE] = state_to_record(state)
+@lru_cache(maxsize=32)
+def _market_key(config: str, changes: str, seed: int) -> MarketKey:
+    return MarketKey(config=Path(config), changes=tuple(changes.split("\n")) if changes else (), seed=seed)
 
 
 @lru_cache(maxsize=32)

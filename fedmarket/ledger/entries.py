@@ -8,6 +8,7 @@ the SHA-256 of the predecessor's whole envelope, so an entry fixes all before it
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -229,8 +230,9 @@ class Entry:
         return canonical(self.head.model_dump() | self.statement.model_dump())
 
 
+@lru_cache(maxsize=64)
 def read_entry(payload: bytes) -> Entry:
-    """Return the entry in an envelope's payload.
+    """Return the entry in an envelope's payload; the last ones are remembered.
 
     Raises:
         BadMessage: if it is not canonical, its kind or a key is unknown, or a value is out of range.

@@ -6,6 +6,7 @@ An envelope is itself canonical JSON: one envelope has one form, and its hash ca
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fedmarket.aggregation.secagg.suite import SIGNATURE_SIZE, Signer, verified
 from fedmarket.errors import BadMessage
@@ -78,8 +79,11 @@ def seal(payload: bytes, signer: Signer) -> bytes:
     return Envelope(payload=payload, keyid=keyid_of(signer.public_key), signature=signature).to_bytes()
 
 
+@lru_cache(maxsize=64)
 def read_envelope(content: bytes) -> Envelope:
     """Return the envelope in ``content``; whose signature it is, :meth:`Envelope.need_signed_by` says.
+
+    The last ones are remembered: who takes one reads it for its owner, for the state and for the log.
 
     Raises:
         BadMessage: if ``content`` is anything but what :meth:`Envelope.to_bytes` returns.

@@ -14,7 +14,6 @@ from fedmarket.models.prediction import Prediction
 from fedmarket.models.released import predict
 from fedmarket.models.start import Start
 from fedmarket.models.state import ModelState
-from fedmarket.training.baselines import boosted_probabilities, boosted_values, scaled_past_spend
 from fedmarket.training.buyers import fit_buyers
 
 BOOSTED = "gradient boosting"
@@ -34,6 +33,9 @@ def arm_prediction(market: Market, state: ModelState, *, calibrated: bool = True
 
 def boosted_prediction(market: Market) -> Prediction:
     """Return the test rows' predictions by gradient boosting on all training rows in one place."""
+    # Loads scikit-learn, which no round needs.
+    from fedmarket.training.baselines import boosted_probabilities, boosted_values  # noqa: PLC0415
+
     contract, train, test = market.contract, market.train_rows, market.test_rows
     features = encode(market.population.table, contract, layout_of(contract, binning=False)).features
     targets, seed = market.population.targets[train], market.seed
@@ -72,6 +74,8 @@ def simple_predictions(market: Market) -> dict[str, Prediction]:
     found, past = {}, past_spend_of(market)
     train, test = market.train_rows, market.test_rows
     if past is not None:
+        from fedmarket.training.baselines import scaled_past_spend  # noqa: PLC0415 - scikit-learn, as above
+
         values = market.population.targets[train, -1]
         found[PAST_SPEND] = Prediction(value=scaled_past_spend(past[train], values, past[test]))
     if market.contract.transactions is not None:

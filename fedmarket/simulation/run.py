@@ -19,7 +19,6 @@ from fedmarket.experiment.market import MarketKey, forget_markets, open_market
 from fedmarket.files import need_writable, write_text
 from fedmarket.ledger.bundle import write_bundle
 from fedmarket.models.released import save_model
-from fedmarket.report.page import render
 from fedmarket.simulation.measures import measures_of
 from fedmarket.simulation.results import BUNDLE, results_of
 from fedmarket.simulation.seed import OnProgress, SeedResult, run_seed
@@ -65,6 +64,8 @@ def simulate(
         on_progress(seed, "evaluating", 1.0)
     results = results_of(config, contract, seeds, source=source, seconds=time.perf_counter() - start)
     document = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    from fedmarket.report.page import render  # noqa: PLC0415 - draws with matplotlib, which no round needs
+
     page = render(results)  # all is made before anything is written, so that the files belong together
     save_model(
         folder / "model.safetensors", seeds[0].model, model=config.model, contract=contract, private=terms.plan.private

@@ -1,5 +1,7 @@
 """What a node says to a stranger's questions, and to a configuration that is wrong."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from flwr.app import Context, Message, RecordDict
@@ -14,6 +16,7 @@ from fedmarket.flower import client
 from fedmarket.flower.inprocess import Apps
 from fedmarket.flower.records import frame_in, framed, message_type
 from fedmarket.models.state import ModelState
+from fedmarket.privacy.budget import Spending
 
 MARKER = "1234.5678"
 STEPS = (*IN_THE_OPEN, *SECURE)
@@ -116,6 +119,26 @@ def test_a_node_says_what_is_wrong_with_its_configuration(apps, run_config, node
     invitation = framed(encoded(Invitation(run=bytes(16), terms_hash=own, roster_hash="")))
     reply = apps.client(Message(invitation, dst_node_id=1, message_type="query.join"), context)
     assert said in decoded(Refused, frame_in(reply.content)).reason
+
+
+@pytest.mark.parametrize("end", [ValueError, MemoryError, KeyboardInterrupt])
+def test_what_was_kept_last_stays_with_the_node_however_its_answer_ends(run_config, monkeypatch, end):
+    def cut_short(_, *, keep, **__):
+        for spent in (1, 2):
+            keep(PartyState(run=bytes(16), spending=Spending(update=spent)))
+        raise end
+
+    written: list[PartyState] = []
+    written_as = client.state_to_record
+    monkeypatch.setattr(client, "answered", cut_short)
+    monkeypatch.setattr(client, "state_to_record", lambda state: [written.append(state), written_as(state)][1])
+    context = node(run_config, step="sum")
+    message = Message(request_for("sum"), dst_node_id=1, message_type="train.sum")
+    with pytest.raises(KeyboardInterrupt) if end is KeyboardInterrupt else nullcontext():
+        client.answer(message, context)
+    found = client.state_from_record(context.state.config_records[client.STATE])
+    assert written == [found]
+    assert found.spending.update == 2
 
 
 def test_a_party_answers_nothing_but_its_eight_actions(apps, run_config):

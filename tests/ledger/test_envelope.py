@@ -43,6 +43,13 @@ def test_a_sealed_payload_is_opened_under_its_key_and_no_other(payload):
         envelope.need_signed_by(new_identity().public_key)
 
 
+def test_who_reads_an_envelope_again_gets_the_same_value_and_nothing_that_was_refused_is_remembered():
+    assert read_envelope(GOOD) is read_envelope(bytes(bytearray(GOOD)))
+    for _ in range(2):
+        with pytest.raises(BadMessage):
+            read_envelope(GOOD + b" ")
+
+
 @given(st.integers(0, 8 * len(GOOD) - 1))
 def test_no_bit_can_be_changed(place):
     changed = bytearray(GOOD)

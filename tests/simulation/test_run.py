@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from fedmarket import files
 from fedmarket.errors import ContractViolation, DataError, UsageError
 from fedmarket.files import appearing, write_text
+from fedmarket.report import page
 from fedmarket.simulation import run as module
 from fedmarket.simulation.run import Simulation, simulate
 
@@ -148,7 +149,7 @@ def test_a_report_that_cannot_be_made_leaves_the_old_results_too(tiny: Simulatio
 
     monkeypatch.setattr(module, "_seeds", lambda *_: [FakeSeed()])
     monkeypatch.setattr(module, "results_of", lambda *_, **__: tiny.results)
-    monkeypatch.setattr(module, "render", broken)
+    monkeypatch.setattr(page, "render", broken)
     with pytest.raises(DataError, match="no report"):
         simulate(tiny_config)
     assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(FILES, "old")

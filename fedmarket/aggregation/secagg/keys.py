@@ -19,6 +19,7 @@ from fedmarket.aggregation.secagg.suite import (
     Private,
     agreed,
     derived,
+    loaded,
     packed,
     sha256,
 )
@@ -32,6 +33,8 @@ SHARES_SIZE = SEED_FIELD.share_size + KEY_FIELD.share_size
 """Bytes of two shares for one holder: of the seed, then of the mask secret key."""
 
 SEALED_SIZE = SHARES_SIZE + TAG_SIZE
+
+_ANY_SECRET = loaded(b"\1" * KEY_SIZE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,22 +104,17 @@ def need_fresh_keys(context: RoundContext, adverts: Iterable[Advert]) -> None:
 def need_high_order(advert: Advert) -> None:
     """Raise a BadMessage if a key has low order: agreement with any secret then gives zero (RFC 7748, section 6.1)."""
     for key in (advert.channel, advert.mask):
-        if agreed(b"\1" * KEY_SIZE, key) is None:
+        if agreed(_ANY_SECRET, key) is None:
             raise BadMessage("advertises a key of low order")
 
 
-def channel_key(
+def channel(
     context: RoundContext, agreement: Agreement, secret: Private, *, own: int, peer: int, sender: int
-) -> bytes:
-    """Return the one-use key of the text that ``sender``, either of both, seals for the other."""
+) -> tuple[bytes, bytes]:
+    """Return one-use key and associated data of the text that ``sender``, either of both, seals for the other."""
     shared = _shared(context, secret, agreement.adverts[peer].channel, peer)
-    receiver = peer if sender == own else own
-    return derived(shared, salt=agreement.transcript, info=_info(context, LABEL_CHANNEL, sender, receiver))
-
-
-def channel_data(context: RoundContext, *, sender: int, receiver: int) -> bytes:
-    """Return the associated data of the text from ``sender`` to ``receiver``."""
-    return _info(context, LABEL_CHANNEL, sender, receiver)
+    info = _info(context, LABEL_CHANNEL, sender, peer if sender == own else own)
+    return derived(shared, salt=agreement.transcript, info=info), info
 
 
 def pair_mask_key(context: RoundContext, agreement: Agreement, secret: Private, *, own: int, peer: int) -> bytes:

@@ -13,8 +13,7 @@ from fedmarket.aggregation.secagg.keys import (
     SEALED_SIZE,
     SHARES_SIZE,
     Agreement,
-    channel_data,
-    channel_key,
+    channel,
     commitment,
     pair_mask_key,
     read_advert,
@@ -84,13 +83,9 @@ def share(state: PartyState, incoming: bytes, *, _random: Random = os.urandom) -
         # 3. Each pair of shares sealed for its holder; the party's own stay here.
         secrets.shares = bytearray(SHARES_SIZE * places)
         _keep(secrets, own, dealt[own])
-        channel = loaded(bytes(secrets.channel))
+        own_channel = loaded(bytes(secrets.channel))
         payload = commitment(context, agreement, bytes(secrets.seed), own=own) + b"".join(
-            sealed(
-                channel_key(context, agreement, channel, own=own, peer=peer, sender=own),
-                dealt[peer],
-                channel_data(context, sender=own, receiver=peer),
-            )
+            _sealed_shares(context, agreement, own_channel, own=own, peer=peer, shares=dealt[peer])
             for peer in agreement.adverts
             if peer != own
         )
@@ -117,9 +112,9 @@ def mask(state: PartyState, incoming: bytes, words: AnyArray | Callable[[], AnyA
         texts = _sealed_texts(state, agreement, incoming)
         sharers = tuple(sorted((own, *texts)))
         _need_enough(context, len(sharers), "shared their keys")
-        channel, own_mask = loaded(bytes(secrets.channel)), loaded(bytes(secrets.mask))
+        own_channel, own_mask = loaded(bytes(secrets.channel)), loaded(bytes(secrets.mask))
         for peer, text in texts.items():
-            _keep(secrets, peer, _opened_shares(context, agreement, channel, own=own, peer=peer, text=text))
+            _keep(secrets, peer, _opened_shares(context, agreement, own_channel, own=own, peer=peer, text=text))
         found = words() if callable(words) else words
         need_words(found, length=context.length, modulus_bits=context.modulus_bits)
         masked = found.copy()
@@ -218,11 +213,18 @@ def _sealed_texts(state: PartyState, agreement: Agreement, incoming: bytes) -> d
     return texts
 
 
+def _sealed_shares(
+    context: RoundContext, agreement: Agreement, secret: Private, *, own: int, peer: int, shares: bytes
+) -> bytes:
+    key, associated = channel(context, agreement, secret, own=own, peer=peer, sender=own)
+    return sealed(key, shares, associated)
+
+
 def _opened_shares(
     context: RoundContext, agreement: Agreement, secret: Private, *, own: int, peer: int, text: bytes
 ) -> bytes:
-    key = channel_key(context, agreement, secret, own=own, peer=peer, sender=peer)
-    shares = opened(key, text, channel_data(context, sender=peer, receiver=own))
+    key, associated = channel(context, agreement, secret, own=own, peer=peer, sender=peer)
+    shares = opened(key, text, associated)
     if shares is None:
         raise BadMessage(f"the shares from {context.roster.names[peer]} do not open")
     element(SEED_FIELD, shares[: SEED_FIELD.share_size])

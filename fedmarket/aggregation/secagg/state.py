@@ -209,13 +209,13 @@ def unpacked(content: bytes, count: int) -> list[bytes]:
     Raises:
         BadMessage: if ``content`` is anything else.
     """
-    parts = []
+    parts, end = [], 0
     for _ in range(count):
-        size = int.from_bytes(content[:4], "big")
-        if len(content) < 4 + size:
+        start = end + 4
+        end = start + int.from_bytes(content[start - 4 : start], "big")
+        if len(content) < end:
             raise BadMessage("packed bytes end too soon")
-        parts.append(content[4 : 4 + size])
-        content = content[4 + size :]
-    if content:
+        parts.append(content[start:end])
+    if len(content) > end:
         raise BadMessage("packed bytes go on too long")
     return parts

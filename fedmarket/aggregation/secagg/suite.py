@@ -35,6 +35,8 @@ TAG_SIZE = 16
 SEED_SIZE = 16
 """Self-mask seeds have 128 bits, the strength of X25519: every derivation from them is salted with the round."""
 
+_SIZE = struct.Struct(">I")
+
 
 class Signer(Protocol):
     """A long-term identity: :class:`fedmarket.federation.identity.Identity`, or a key in hardware."""
@@ -53,7 +55,7 @@ def packed(*parts: bytes) -> bytes:
     >>> packed(b"a", b"") == packed(b"", b"a")
     False
     """
-    return b"".join(struct.pack(">I", len(part)) + part for part in parts)
+    return b"".join([piece for part in parts for piece in (_SIZE.pack(len(part)), part)])
 
 
 def sha256(*parts: bytes) -> bytes:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedmarket.aggregation.secagg import party
-from fedmarket.aggregation.secagg.keys import SHARES_SIZE, Agreement, channel_data, channel_key, read_adverts
+from fedmarket.aggregation.secagg.keys import SHARES_SIZE, Agreement, channel, read_adverts
 from fedmarket.aggregation.secagg.state import unpacked
 from fedmarket.aggregation.secagg.suite import packed, sealed
 from fedmarket.aggregation.secagg.wire import sign_message
@@ -184,13 +184,13 @@ def deal(this, tools, dealer, spoil):
     outgoing = this.server.outgoing("share")[f"party-{dealer}"]
     before = this.dump(dealer)
     message = this.answer("share", dealer, outgoing)
-    channel = unpacked(unpacked(before, 10)[9], 4)[0]
+    secret = unpacked(unpacked(before, 10)[9], 4)[0]
     agreement: Agreement = read_adverts(this.context, outgoing)
     texts = []
     for peer in range(len(this.names)):
         if peer != dealer:
-            key = channel_key(this.context, agreement, channel, own=dealer, peer=peer, sender=dealer)
-            texts.append(sealed(key, spoil(peer), channel_data(this.context, sender=dealer, receiver=peer)))
+            key, associated = channel(this.context, agreement, secret, own=dealer, peer=peer, sender=dealer)
+            texts.append(sealed(key, spoil(peer), associated))
     payload = message[43 : 43 + 32] + b"".join(texts)
     this.server.receive("share", f"party-{dealer}", signed(this, tools, "share", dealer, payload))
     this.server.close("share")
