@@ -35,6 +35,8 @@ ROWS, PARTIES, STEPS = 16_384, 100, 10
 EXPECTED = (256, 1024, 4096)
 """Rows of a step, in the mean."""
 
+MODES = ("hooks", "ghost")
+
 Work = Callable[[], object]
 
 
@@ -163,10 +165,8 @@ def main() -> None:
     for name in STEP["MODELS"]:
         for expected in EXPECTED:
             held = STEP["rows_for"](name, ROWS)
-            works = {"ours": our_epoch(name, expected)} | {
-                f"Opacus {mode}": opacus(name, held, expected, mode=mode, steps=ROWS // expected)
-                for mode in ("hooks", "ghost")
-            }
+            works = {"ours": our_epoch(name, expected)}
+            works |= {f"Opacus {m}": opacus(name, held, expected, mode=m, steps=ROWS // expected) for m in MODES}
             found = row(turns_of(works, chosen.turns)) | {"model": name, "expected": expected}
             epochs.append(found)
             say(f"epoch, {name}, {expected} a step", found)
@@ -175,7 +175,7 @@ def main() -> None:
             works = {
                 "ours": ours_for_parties(name, rows, expected, together=True),
                 "one by one": ours_for_parties(name, rows, expected, together=False),
-            } | {f"Opacus {mode}": opacus_for_parties(name, rows, expected, mode) for mode in ("hooks", "ghost")}
+            } | {f"Opacus {mode}": opacus_for_parties(name, rows, expected, mode) for mode in MODES}
             found = row(turns_of(works, chosen.turns)) | {"model": name, "expected": expected}
             parties.append(found)
             say(f"100 parties, {name}, {expected} a step", found)

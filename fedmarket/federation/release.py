@@ -10,7 +10,7 @@ from fedmarket.arrays import FloatArray
 from fedmarket.errors import DataError
 from fedmarket.federation.rows import Rows
 from fedmarket.federation.terms import Terms
-from fedmarket.models.network import load_vector, network_of, outputs_of
+from fedmarket.models.network import Network, load_vector, network_of, outputs_of
 from fedmarket.models.prediction import log_odds_of, prediction_of
 from fedmarket.models.released import seen, typical_customer
 from fedmarket.models.state import ModelState
@@ -42,7 +42,12 @@ class Releases:
     rows: Rows
     held_out: Rows
     declared_rows: int
+    _network: Network = field(init=False, repr=False)
     _seen: tuple[bytes, Batch] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Make the network once; each release loads its parameters."""
+        self._network = network_of(self.terms.model, self.terms.width, self.terms.objective)
 
     def of(self, phase: Phase, model: ModelState, stream: Stream) -> FloatArray:
         """Return the release of ``phase`` at ``model``, of that phase's length, with noise from ``stream``."""
@@ -74,7 +79,7 @@ class Releases:
 
     def _update(self, model: ModelState, noise: NoiseOf) -> FloatArray:
         return update_sum(
-            network_of(self.terms.model, self.terms.width, self.terms.objective),
+            self._network,
             model.parameters,
             self._batch(model),
             steps=self.terms.schedule.local_steps,
@@ -99,10 +104,9 @@ class Releases:
         )
 
     def _outputs(self, model: ModelState, features: torch.Tensor) -> FloatArray:
-        network = network_of(self.terms.model, self.terms.width, self.terms.objective)
-        load_vector(network, model.parameters)
+        load_vector(self._network, model.parameters)
         with one_thread():
-            return outputs_of(network, features)
+            return outputs_of(self._network, features)
 
     def _batch(self, model: ModelState) -> Batch:
         """Return the training rows as the network sees them; that is the same in all rounds but the first."""

@@ -72,7 +72,8 @@ def update_sums(
 
 def _groups(members: Sequence[Member]) -> Iterator[list[int]]:
     """Yield the places of members that fit, as many at once as have the rows of a chunk."""
-    places, rows = [], 0
+    places: list[int] = []
+    rows = 0
     for place, member in enumerate(members):
         if not member.fits:
             continue

@@ -4,7 +4,6 @@ import copy
 import warnings
 
 import torch
-from opacus import GradSampleModule
 from torch import nn
 
 from fedmarket.errors import UsageError
@@ -21,6 +20,8 @@ class PerExample:
     """
 
     def __init__(self, network: nn.Module) -> None:
+        from opacus import GradSampleModule  # noqa: PLC0415 - seconds that most runs do not need
+
         for module in network.modules():
             if isinstance(module, nn.EmbeddingBag):
                 raise UsageError(
