@@ -143,7 +143,7 @@ def test_chunks_give_each_row_once_in_order_and_cut_no_customer(counts: list[int
     batch = batch_of(counts, weighted=True, owned=owned)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batches, "CHUNK", size)
-        chunks = batch.chunks
+        chunks = tuple(batch.chunks)
     for part in ("features", "targets", "weights"):
         parts = [getattr(chunk, part) for chunk in chunks]
         assert torch.equal(torch.cat(parts) if parts else getattr(batch, part)[:0], getattr(batch, part))
