@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def party_of(context: Context) -> Iterator[Party]:
         partition = int(str(context.node_config["partition-id"]))
         arm, roster = arm_named(str(run["arm"])), str(run["roster"])
         market = open_market(_market_key(str(run["config"]), str(run["changes"]), int(str(run["seed"]))))
-        party = _simulated_party(market, arm.name, str(run["alone"]), roster, partition)
+        party = _party(market, arm.name, str(run["alone"]), roster, partition)
     except KeyError as error:
         raise ConfigError(f"run or node configuration: {error.args[0]} is missing") from None
     if not (roster and arm.recorded):
@@ -64,21 +65,29 @@ def party_of(context: Context) -> Iterator[Party]:
         yield party
 
 
-_kept: dict[tuple[Path, str], Books] | None = None
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What a run's parties hold in this process: themselves by their partition, and their open books."""
+
+    parties: dict[int, Party] = field(default_factory=dict)
+    books: dict[tuple[Path, str], Books] = field(default_factory=dict)
+
+
+_kept: _Kept | None = None
 
 
 @contextmanager
 def books_kept_open() -> Iterator[None]:
-    """Within, books stay open from message to message, as this process alone answers for their parties.
+    """Within one run, parties and their books stay from message to message, as this process alone answers for them.
 
-    Elsewhere each message may be answered by another process, so each opens them and gives them up again.
+    Elsewhere each message may be answered by another process, so each opens the books and gives them up again.
     """
     global _kept  # noqa: PLW0603 - Flower's apps are functions of a module; what they share is a module's
-    before, _kept = _kept, {}
+    before, _kept = _kept, _Kept()
     try:
         yield
     finally:
-        for books in _kept.values():
+        for books in _kept.books.values():
             books.close()
         _kept = before
 
@@ -86,12 +95,12 @@ def books_kept_open() -> Iterator[None]:
 @contextmanager
 def _books(market: Market, party: Party, roster: Path) -> Iterator[Books]:
     key = (roster, party.name)
-    books = _kept.get(key) if _kept is not None else None
+    books = _kept.books.get(key) if _kept is not None else None
     if books is None:
         cap, rows = market.config.privacy.epsilon, market.row_hashes(party.name)
         books = open_books(roster, party.name, plan=party.terms.plan, cap=cap, rows=rows)
     if _kept is not None:
-        _kept[key] = books
+        _kept.books[key] = books
         yield books
         return
     try:
@@ -132,7 +141,20 @@ def _market_key(config: str, changes: str, seed: int) -> MarketKey:
     return MarketKey(config=Path(config), changes=tuple(changes.split("\n")) if changes else (), seed=seed)
 
 
+def _party(market: Market, arm_name: str, alone: str, roster: str, partition: int) -> Party:
+    if _kept is None:
+        return _found(market, arm_name, alone, roster, partition)
+    if partition not in _kept.parties:
+        _kept.parties[partition] = _simulated_party(market, arm_name, alone, roster, partition)
+    return _kept.parties[partition]
+
+
 @lru_cache(maxsize=32)
+def _found(market: Market, arm_name: str, alone: str, roster: str, partition: int) -> Party:
+    """Return a party of a process that answers for some of several runs."""
+    return _simulated_party(market, arm_name, alone, roster, partition)
+
+
 def _simulated_party(market: Market, arm_name: str, alone: str, roster: str, partition: int) -> Party:
     arm = arm_named(arm_name)
     holders = market.holders(arm, alone=alone)
