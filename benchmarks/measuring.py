@@ -176,9 +176,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return a table, the first column to the left and the others to the right.
 
     >>> print(table(["side", "s"], [["ours", 1.234], ["rival", 20]]))
-    side     s
-    ours  1.23
-    rival   20
+    side      s
+    ours   1.23
+    rival    20
     """
     cells = [[_cell(one) for one in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

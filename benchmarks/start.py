@@ -1,9 +1,9 @@
 """How long one waits before anything happens: ``python benchmarks/start.py``, medians of interleaved fresh processes.
 
 ``fedmarket --help``; ``fedmarket simulate`` up to the end of its first round (the sum of features that centres the
-rows) on the demo and on the bank experiment, with one seed and as they stand; beside ``python -c pass``, ``import
-torch`` and ``import flwr.serverapp``, so that a ratio says the same on every machine. Then what ``--help`` and ``simulate``
-import, by ``python -X importtime``: the dearest packages, and the time of each with all that it is the first to bring.
+rows) on the demo and on the bank experiment, with one seed and as they stand; beside ``python -c pass`` and the import
+of torch and of Flower's server, so that a ratio says the same on every machine. Then what ``--help`` and ``simulate``
+import, by ``python -X importtime``: the dearest packages, and the time of each with what it is the first to bring.
 """
 
 import argparse
