@@ -1,6 +1,7 @@
 """What the benchmarks share: a run in a process of its own, ratios of interleaved runs, a table, the JSON beside it."""
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -65,11 +66,13 @@ def timed(
     limit: float = 1800.0,
     env: dict[str, str] | None = None,
     may_fail: bool = False,
+    most_bytes: float = math.inf,
 ) -> Run:
     """Run ``command`` and say how long it took; marks are read from ``folder``, where it is given.
 
     Raises:
-        Failed: if it did not end well, unless it ``may_fail``, or took longer than ``limit`` seconds.
+        Failed: if it did not end well, unless it ``may_fail``, took longer than ``limit`` seconds, or held more than
+            ``most_bytes``.
     """
     marks = folder / "marks.jsonl" if folder else None
     if marks:
@@ -88,6 +91,8 @@ def timed(
                     watch.look()
                     if time.time() - start > limit:
                         raise Failed(f"not done after {limit:.0f} s") from None
+                    if watch.peak > most_bytes:
+                        raise Failed(f"stopped when it held {watch.peak / 1e9:.1f} GB") from None
         finally:
             process.kill()
             process.wait()

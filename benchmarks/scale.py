@@ -3,9 +3,10 @@
 ``--parties``: the released arm with so many parties of 1,000 training rows each, sums in the open (a roster holds 100,
 so there is no ledger beyond). ``--rows``: one party's private training on its own with so many rows, among four parties
 of which the others are small. Sizes are few rounds of the demo's model on the synthetic market, whose rows are repeated
-where more are asked for than one market makes. "us each" is a round's time for each party or row: where
-growth is linear it stays as it is, and the last column says by what factor it changed since the line before. Time is
-that of the rounds, from the first exchange to the last; memory is the process' peak.
+where more are asked for than one market makes. "us each" is a round's time for each party or row: where growth is
+linear it stays as it is, and the last column says by what factor it changed since the line before; below 1, what a
+round costs at any size weighs less. Time is that of the rounds, from the first exchange to the last; memory is the
+process' peak, and a run that passes ``--gigabytes`` is stopped and counts as failed.
 """
 
 import argparse
@@ -48,7 +49,7 @@ def rows_in(path: Path, sizes: dict[str, int]) -> None:
     table_.with_columns(companies.alias("company")).write_parquet(path)
 
 
-def run_on(sizes: dict[str, int], folder: Path, *, rounds: int, alone: str = "") -> dict[str, Any]:
+def run_on(sizes: dict[str, int], folder: Path, *, rounds: int, alone: str = "", most_bytes: float) -> dict[str, Any]:
     """Return seconds of all rounds, of the whole process, and its peak memory."""
     data, schedule = folder / "rows.parquet", "alone_training" if alone else "training"
     rows_in(data, sizes)
@@ -62,7 +63,7 @@ def run_on(sizes: dict[str, int], folder: Path, *, rounds: int, alone: str = "")
     ]
     arm = ["--arm", "local_only_dp", "--alone", alone] if alone else []
     command = [sys.executable, str(OURS), str(CONFIG), *(f"--set={one}" for one in changes), *arm]
-    run = timed([*command, "--output", str(folder)], folder=folder, env={"OMP_NUM_THREADS": "1"})
+    run = timed([*command, "--output", str(folder)], folder=folder, env={"OMP_NUM_THREADS": "1"}, most_bytes=most_bytes)
     data.unlink()
     return told(run, rounds)
 
@@ -101,7 +102,12 @@ def shown(found: list[dict[str, Any]], unit: str) -> str:
          "" if one["change"] is None else f"{one['change']:.2f}"]
         for one in found
     ]  # fmt: skip
-    return table(head, rows)
+    return table(head, rows) + f"\nlinear within {LINEAR - 1:.0%}: {'yes' if linear(found) else 'no'}\n"
+
+
+def linear(found: list[dict[str, Any]]) -> bool:
+    """Return whether no step makes a unit's share of a round dearer than ``LINEAR`` allows."""
+    return all(one["change"] <= LINEAR for one in found if one["change"] is not None)
 
 
 def main() -> None:
@@ -110,6 +116,7 @@ def main() -> None:
     options.add_argument("--parties", type=int, nargs="*", default=[10, 100, 1000])
     options.add_argument("--rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000, 10_000_000])
     options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--gigabytes", type=float, default=8.0, help="a run that holds more is stopped")
     options.add_argument("--output", type=Path, default=Path("runs/benchmark-scale.json"))
     chosen = options.parse_args()
     folder = Path("runs/benchmark-scale").resolve()
@@ -133,7 +140,7 @@ def main() -> None:
             say(f"{size} {unit}: {one['round_s']:.3f} s a round, peak {one['peak_bytes'] / 1e9:.2f} GB")
         results[unit] = grown(found, unit)
         if found:
-            print(shown(results[unit], unit), "", sep="\n")
+            print(shown(results[unit], unit))
     write(chosen.output, results)
 
 
