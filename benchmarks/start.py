@@ -126,10 +126,14 @@ def main() -> None:
     """Run what the options choose."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--only", default="", help="only what has this in its name, and the import of torch")
     options.add_argument("--output", type=Path, default=Path("runs/benchmark-start.json"))
     chosen = options.parse_args()
     with TemporaryDirectory() as folder:
-        runs = interleaved(sides(Path(folder)), chosen.repeats)
+        chosen_sides = {
+            name: side for name, side in sides(Path(folder)).items() if chosen.only in name or name == TORCH
+        }
+        runs = interleaved(chosen_sides, chosen.repeats)
     print(shown(runs))
     dearest: dict[str, Any] = {}
     for name, code in {
