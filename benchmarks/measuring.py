@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def timed(
     if marks:
         marks.unlink(missing_ok=True)
     environment = os.environ | QUIET | (env or {}) | ({"MARKS": str(marks)} if marks else {})
-    start = time.time()
+    start, before = time.time(), _waited_for()
     with TemporaryFile("w+") as said:
         process = subprocess.Popen(list(command), stdout=said, stderr=subprocess.STDOUT, env=environment)
         watch = _Watch(process.pid)
@@ -101,7 +102,13 @@ def timed(
             said.seek(0)
             raise Failed(f"exit code {code}: {said.read().strip()[-2000:]}")
     found = _marks(marks, start) if marks and marks.is_file() else {}
-    return Run(seconds=seconds, cpu=watch.cpu, peak=watch.peak, marks=found)
+    cpu = max(watch.cpu, _waited_for() - before)  # the system's count is exact, but not of those whom nobody waited for
+    return Run(seconds=seconds, cpu=cpu, peak=watch.peak, marks=found)
+
+
+def _waited_for() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class _Watch:
@@ -174,7 +181,8 @@ def times(found: dict[str, float]) -> str:
     >>> times({"median": 27.34, "least": 25.0, "most": 31.2})
     '27.3x (25.0 to 31.2)'
     """
-    return f"{found['median']:.1f}x ({found['least']:.1f} to {found['most']:.1f})"
+    digits = 1 if found["median"] >= 1 else 2
+    return f"{found['median']:.{digits}f}x ({found['least']:.{digits}f} to {found['most']:.{digits}f})"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -118,8 +118,12 @@ def shown(runs: dict[str, list[Run]]) -> str:
     for name, own in runs.items():
         seconds = [run.seconds for run in own]
         ratio = times(ratios(seconds, [run.seconds for run in runs[TORCH]]))
-        rows.append([name, statistics.median(seconds), min(seconds), max(seconds), ratio])
-    return table(("what", "median s", "least", "most", "of importing torch"), rows)
+        cpu = [run.cpu for run in own]
+        of_cpu = times(ratios(cpu, [run.cpu for run in runs[TORCH]]))
+        rows.append(
+            [name, statistics.median(seconds), min(seconds), max(seconds), ratio, statistics.median(cpu), of_cpu]
+        )
+    return table(("what", "median s", "least", "most", "of importing torch", "CPU s", "of importing torch"), rows)
 
 
 def main() -> None:
@@ -142,8 +146,8 @@ def main() -> None:
     }.items():
         dearest[name] = imports(code)
         print(f"\nwhat {name} imports", table(("package", "own ms", "ms in all"), dearest[name][:14]), sep="\n")
-    each = {name: [run.seconds for run in own] for name, own in runs.items()}
-    write(chosen.output, {"seconds": each, "load": os.getloadavg()[0], "imports": dearest})
+    each = {name: [[run.seconds, run.cpu] for run in own] for name, own in runs.items()}
+    write(chosen.output, {"seconds_and_cpu": each, "load": os.getloadavg()[0], "imports": dearest})
 
 
 if __name__ == "__main__":

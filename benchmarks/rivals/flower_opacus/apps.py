@@ -4,14 +4,14 @@ A ClientApp with Flower's Message API, whose training is Opacus' ``PrivacyEngine
 as in Flower's own example of the two; a ServerApp with the FedAvg strategy. One epoch of Poisson samples a round.
 
 Choices that are in the rival's favour: its rows come encoded, from one file that each worker reads once and keeps; no
-model is evaluated on the way; noise is given and not searched; one torch thread in each worker (two are slower on rows
-this narrow). ``loader = "indexed"`` goes beyond the documentation: it takes a sample by indexing tensors at once, where
-the documented ``TensorDataset`` collates it row by row. Opacus' engines
-were tried on this task, CPU time of a round's training without Ray, relative to the default ``hooks`` under the
-documented loader: ``ew`` 0.7, ``functorch`` 1.1, ``ghost`` 0.6; under the indexed one ``hooks`` 0.4, ``ew`` 0.5,
-``functorch`` 1.1, ``ghost`` 0.4. So the indexed loader with ``hooks`` is close to the best there is.
-What it does not do, and ours does: compose epsilon over rounds (each round has an accountant of its own, as in the
-example), secure sums, ledgers, noise from the operating system's generator, recalibration.
+model is evaluated on the way; noise is given and not searched; one torch thread in each worker, as there is a worker on
+each core. ``loader = "indexed"`` goes beyond the documentation: it takes a sample by indexing tensors at once, where
+the documented ``TensorDataset`` collates it row by row. Opacus' engines were tried on this task, CPU time of a round's
+training without Ray, relative to the default ``hooks`` under the documented loader: ``ew`` 0.7, ``functorch`` 1.1,
+``ghost`` 0.6; under the indexed one ``hooks`` 0.4, ``ew`` 0.5, ``functorch`` 1.1, ``ghost`` 0.4. So the indexed loader
+with ``hooks`` is close to the best there is. What it does not do, and ours does: compose epsilon over rounds (each
+round has an accountant of its own, as in the example), secure sums, ledgers, noise from the operating system's
+generator, recalibration.
 """
 
 import json
