@@ -32,6 +32,9 @@ MADE = 200_000
 LINEAR = 1.2
 """By how much a party's or a row's time may grow from one size to the next."""
 
+DELTA = "delta = 1e-5", "delta = 1e-8"
+"""The demo's delta, and one that a contract may have with ten million rows."""
+
 OPEN = (
     'aggregation.secagg="ideal"',
     'privacy.noise="local"',
@@ -54,8 +57,11 @@ def run_on(sizes: dict[str, int], folder: Path, *, rounds: int, alone: str = "",
     data, schedule = folder / "rows.parquet", "alone_training" if alone else "training"
     rows_in(data, sizes)
     source = f'{{ kind = "file", path = "{data}", partition = {{ kind = "column", column = "company" }} }}'
+    contract = folder / "contract.toml"
+    contract.write_text(CONFIG.with_name("contract.toml").read_text(encoding="utf-8").replace(*DELTA), encoding="utf-8")
     changes = [
         *OPEN,
+        f"data.contract={contract}",
         f"data.source={source}",
         f"{schedule}.rounds={rounds}",
         f"federation.max_parties={max(len(sizes), 4)}",
@@ -126,12 +132,11 @@ def main() -> None:
         found = []
         for size in sizes:
             # A fifth of each party's rows is kept for the test.
-            parties = {f"company {place:04d}": 1250 for place in range(size if unit == "parties" else 4)}
+            held = {f"company {place:04d}": 1250 for place in range(size if unit == "parties" else 4)}
             alone = "" if unit == "parties" else "company 0000"
+            held |= {alone: size * 5 // 4} if alone else {}
             try:
-                one = run_on(
-                    parties | ({alone: size * 5 // 4} if alone else {}), folder, rounds=chosen.rounds, alone=alone
-                )
+                one = run_on(held, folder, rounds=chosen.rounds, alone=alone, most_bytes=1e9 * chosen.gigabytes)
             except Failed as error:
                 say(f"{size} {unit}: {error}")
                 results.setdefault("failed", []).append({unit: size, "said": str(error)[-500:]})
