@@ -95,6 +95,8 @@ def grown(found: list[dict[str, Any]], unit: str) -> list[dict[str, Any]]:
     >>> grown([{"round_s": 1.0, "n": 10}, {"round_s": 11.0, "n": 100}], "n")[1]["change"]
     1.1
     """
+    if not found:
+        return []
     units = [one["round_s"] / one[unit] for one in found]
     changes = [None, *(round(after / before, 3) for before, after in itertools.pairwise(units))]
     return [one | {"us": 1e6 * each, "change": change} for one, each, change in zip(found, units, changes, strict=True)]

@@ -133,3 +133,10 @@ def test_the_rival_takes_private_steps(loader, tmp_path, monkeypatch):
     assert reply.content["metrics"]["num-examples"] == 100
     assert weights[0] > 0.2
     assert math.isfinite(float(weights.sum()))
+
+
+def test_growth_of_nothing_is_nothing_and_a_dearer_unit_is_not_linear():
+    scale = loaded(BENCHMARKS / "scale.py")
+    assert scale.grown([], "rows") == []
+    found = scale.grown([{"round_s": 1.0, "rows": 10}, {"round_s": 13.0, "rows": 100}], "rows")
+    assert not scale.linear(found)
