@@ -2,12 +2,13 @@
 
 Two tables. An epoch over the rows of one party, against Opacus with its own DPDataLoader, by hooks or ghost clipping,
 whichever is faster. And ten steps of each of a hundred parties, ours together and one by one, against Opacus party by
-party, whose engines are made before the clock starts. All run on one thread, in turns; ratios are medians over turns.
+party, whose engines are made before the clock starts. All run on one thread, in turns; times are CPU
+seconds, which other programs hardly change, and ratios medians over turns.
 """
 
 import argparse
-import runpy
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+sys.path[:0] = [str(Path(__file__).resolve().parent)]
+
+import step
 import torch
+from measuring import ratios, say, table, times, write
 from opacus import PrivacyEngine
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -27,8 +32,6 @@ from fedmarket.training.batch import Batch
 from fedmarket.training.cohort import Member, update_sums
 from fedmarket.training.sums import update_sum
 
-HERE = Path(__file__)
-TABLES, STEP = (runpy.run_path(str(HERE.with_name(f"{name}.py"))) for name in ("tables", "step"))
 ROWS, PARTIES, STEPS = 16_384, 100, 10
 """Of one party; and of many, each with a thousand rows, how many and how far they go."""
 
@@ -45,8 +48,8 @@ def mechanism_for(network: nn.Module, rate: float, steps: int) -> Mechanism:
     size = sum(parameter.numel() for parameter in network.parameters())
     return Mechanism(
         phase="update",
-        clip_norm=STEP["CLIP"],
-        noise_multiplier=STEP["NOISE"],
+        clip_norm=step.CLIP,
+        noise_multiplier=step.NOISE,
         sample_rate=rate,
         releases=steps,
         length=size,
@@ -55,26 +58,26 @@ def mechanism_for(network: nn.Module, rate: float, steps: int) -> Mechanism:
 
 def our_epoch(name: str, expected: int) -> Work:
     """Return an epoch of ours over the rows of one party."""
-    network, (features, labels), stream = STEP["network_called"](name), STEP["rows_for"](name, ROWS), Stream.secret()
+    network, (features, labels), stream = step.network_called(name), step.rows_for(name, ROWS), Stream.secret()
     steps = ROWS // expected
     mechanism = mechanism_for(network, expected / ROWS, steps)
     batch = Batch(features=features, targets=labels, lasting=True)
-    common: dict[str, Any] = {"steps": steps, "learning_rate": STEP["RATE"], "declared_rows": ROWS}
+    common: dict[str, Any] = {"steps": steps, "learning_rate": step.RATE, "declared_rows": ROWS}
     start = vector_of(network)
     return lambda: update_sum(network, start, batch, mechanism=mechanism, stream=stream, **common)
 
 
 def opacus(name: str, held: tuple[torch.Tensor, torch.Tensor], expected: int, *, mode: str, steps: int) -> Work:
     """Return so many steps of Opacus over its own loader."""
-    network = STEP["network_called"](name)
+    network = step.network_called(name)
     loader = DataLoader(TensorDataset(*held), batch_size=expected)
     made = PrivacyEngine(accountant="prv").make_private(
         module=network,
-        optimizer=torch.optim.SGD(network.parameters(), lr=STEP["RATE"]),
+        optimizer=torch.optim.SGD(network.parameters(), lr=step.RATE),
         data_loader=loader,
         criterion=OneEach(reduction="mean"),
-        noise_multiplier=STEP["NOISE"],
-        max_grad_norm=STEP["CLIP"],
+        noise_multiplier=step.NOISE,
+        max_grad_norm=step.CLIP,
         grad_sample_mode=mode,
     )
     model, optimizer = made[0], made[1]
@@ -99,18 +102,18 @@ class OneEach(nn.BCEWithLogitsLoss):
 
 def parties_of(name: str, rows: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Return the rows of each party."""
-    return [STEP["rows_for"](name, rows) for _ in range(PARTIES)]
+    return [step.rows_for(name, rows) for _ in range(PARTIES)]
 
 
 def ours_for_parties(name: str, rows: int, expected: int, *, together: bool) -> Work:
     """Return the steps of all parties by ours."""
-    network = STEP["network_called"](name)
+    network = step.network_called(name)
     mechanism, start = mechanism_for(network, expected / rows, STEPS), vector_of(network)
     members = [
         Member(batch=Batch(features=features, targets=labels), declared_rows=rows, stream=Stream.secret())
         for features, labels in parties_of(name, rows)
     ]
-    common: dict[str, Any] = {"steps": STEPS, "learning_rate": STEP["RATE"], "mechanism": mechanism}
+    common: dict[str, Any] = {"steps": STEPS, "learning_rate": step.RATE, "mechanism": mechanism}
     if together:
         return lambda: update_sums(network, start, members, **common)
     return lambda: [
@@ -132,25 +135,37 @@ def turns_of(works: dict[str, Work], turns: int) -> list[dict[str, float]]:
 
 
 def seconds(work: Work) -> float:
-    """Return how long a work takes."""
-    start = time.perf_counter()
+    """Return the CPU seconds of a work."""
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def row(took: list[dict[str, float]]) -> dict[str, Any]:
-    """Return the ratio of each time to ours, and that of the best of Opacus, with spreads over turns."""
-    ratios = {name: [turn[name] / turn["ours"] for turn in took] for name in took[0] if name != "ours"}
-    rivals = [name for name in ratios if name.startswith("Opacus")]
-    ratios["best Opacus"] = [min(turn[name] for name in rivals) / turn["ours"] for turn in took]
-    spread = {name: {"median": statistics.median(r), "low": min(r), "high": max(r)} for name, r in ratios.items()}
-    return {"milliseconds": 1000 * statistics.median(turn["ours"] for turn in took), "ratios": spread}
+    """Return the ratio of each time to ours, and that of the best of Opacus.
+
+    >>> row([{"ours": 0.5, "Opacus hooks": 2.0, "Opacus ghost": 1.0}])["ratios"]["best Opacus"]["median"]
+    2.0
+    """
+    ours = [turn["ours"] for turn in took]
+    found = {name: ratios([turn[name] for turn in took], ours) for name in took[0] if name != "ours"}
+    best = [min(turn[name] for name in found if name.startswith("Opacus")) for turn in took]
+    return {"milliseconds": 1000 * statistics.median(ours), "ratios": found | {"best Opacus": ratios(best, ours)}}
 
 
-def say(label: str, found: dict[str, Any]) -> None:
-    """Print one row."""
-    cells = "  ".join(f"{n} {r['median']:.1f} ({r['low']:.1f}-{r['high']:.1f})" for n, r in found["ratios"].items())
-    print(f"{label:<34} ours {found['milliseconds']:>8.1f} ms; over ours: {cells}", flush=True)
+def shown(found: list[dict[str, Any]]) -> str:
+    """Return rows of one kind as a table."""
+    names = list(found[0]["ratios"])
+    head = ("model", "rows a step", "ours ms", *(f"{name} / ours" for name in names))
+    return table(
+        head,
+        [(f["model"], f["expected"], f["milliseconds"], *(times(f["ratios"][name]) for name in names)) for f in found],
+    )
+
+
+def middle(found: list[dict[str, Any]]) -> float:
+    """Return the median over rows of how much longer the best of Opacus takes."""
+    return statistics.median(one["ratios"]["best Opacus"]["median"] for one in found)
 
 
 def main() -> None:
@@ -162,14 +177,14 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     epochs, parties = [], []
-    for name in STEP["MODELS"]:
+    for name in step.MODELS:
         for expected in EXPECTED:
-            held = STEP["rows_for"](name, ROWS)
+            held = step.rows_for(name, ROWS)
             works = {"ours": our_epoch(name, expected)}
             works |= {f"Opacus {m}": opacus(name, held, expected, mode=m, steps=ROWS // expected) for m in MODES}
             found = row(turns_of(works, chosen.turns)) | {"model": name, "expected": expected}
             epochs.append(found)
-            say(f"epoch, {name}, {expected} a step", found)
+            say(f"epoch, {name}, {expected} a step: {times(found['ratios']['best Opacus'])}")
     for name in ("logistic", "mlp 64-32"):
         for rows, expected in ((1000, 50), (1000, 250)):
             works = {
@@ -178,16 +193,10 @@ def main() -> None:
             } | {f"Opacus {mode}": opacus_for_parties(name, rows, expected, mode) for mode in MODES}
             found = row(turns_of(works, chosen.turns)) | {"model": name, "expected": expected}
             parties.append(found)
-            say(f"100 parties, {name}, {expected} a step", found)
-    figures = {
-        "best Opacus / ours, an epoch, median": statistics.median(e["ratios"]["best Opacus"]["median"] for e in epochs),
-        "best Opacus / ours, 100 parties, median": statistics.median(
-            e["ratios"]["best Opacus"]["median"] for e in parties
-        ),
-    }
-    for label, figure in figures.items():
-        print(f"{label:<42} {figure:6.1f}")
-    TABLES["write"](chosen.output, {"epochs": epochs, "parties": parties, "figures": figures})
+            say(f"100 parties, {name}, {expected} a step: {times(found['ratios']['best Opacus'])}")
+    figures = {"best Opacus / ours, an epoch": middle(epochs), "best Opacus / ours, 100 parties": middle(parties)}
+    print(shown(epochs), shown(parties), table(("", "times"), list(figures.items())), sep="\n\n")
+    write(chosen.output, {"epochs": epochs, "parties": parties, "figures": figures})
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
-import polars as pl  # noqa: E402
-from measuring import Failed, Run, say, table, timed, write  # noqa: E402
+import polars as pl
+from measuring import Failed, Run, say, table, timed, write
 
-from fedmarket.data.synthetic import synthetic_market  # noqa: E402
+from fedmarket.data.synthetic import synthetic_market
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = Path(__file__).resolve().parent / "rivals" / "ours.py"

@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
-from measuring import QUIET, Run, interleaved, ratios, table, timed, times, write  # noqa: E402
+from measuring import QUIET, Run, interleaved, ratios, table, timed, times, write
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent

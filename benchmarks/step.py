@@ -4,20 +4,23 @@ A step takes rows that are in memory and leaves new parameters: gradients, clipp
 torch neither clips nor adds noise. Opacus does, in float32 and with torch's generator, by per-example gradients
 ("hooks") or by ghost clipping. Ours computes in float64, so that no row's part depends on the others', with noise from
 the operating system's stream; plain torch in float64 is therefore timed too. All run on one thread, in turns, in one
-process; ratios are medians over turns. Prints a table and writes JSON.
+process; times are CPU seconds, which other programs hardly change, and ratios medians over turns.
 """
 
 import argparse
-import runpy
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path[:0] = [str(Path(__file__).resolve().parent)]
+
 import numpy as np
 import torch
+from measuring import ratios, say, table, times, write
 from opacus import GradSampleModule
 from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from opacus.optimizers import DPOptimizer
@@ -30,7 +33,6 @@ from fedmarket.privacy.noise import Stream
 from fedmarket.training.batch import Batch
 from fedmarket.training.gradients import clipped_gradient_sum
 
-TABLES = runpy.run_path(str(Path(__file__).with_name("tables.py")))
 WIDTH, COLUMNS, VOCABULARY, DIMENSIONS = 61, 20, 100, 8
 """Encoded columns of the bank data; columns of the embedding model, values of each, numbers of a value."""
 
@@ -160,12 +162,12 @@ CONTENDERS: dict[str, Callable[[str, int], Step]] = {
 
 
 def timed(step: Step, seconds: float) -> float:
-    """Return the least seconds of a step in about so many seconds: what else the machine does only adds."""
+    """Return the least CPU seconds of a step in about so many seconds."""
     best, until = float("inf"), time.perf_counter() + seconds
     while True:
-        start = time.perf_counter()
+        start = time.process_time()
         step()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
         if time.perf_counter() > until:
             return best
 
@@ -176,24 +178,34 @@ def measured(name: str, count: int, *, turns: int, seconds: float) -> dict[str, 
     for step in steps.values():
         step()
     took = [{contender: timed(step, seconds) for contender, step in steps.items()} for _ in range(turns)]
-    ratios = {one: sorted(turn[one] / turn["ours"] for turn in took) for one in CONTENDERS if one != "ours"}
+    each = {contender: [turn[contender] for turn in took] for contender in CONTENDERS}
     return {
         "model": name,
         "batch": count,
-        "microseconds": {one: 1e6 * statistics.median(turn[one] for turn in took) for one in CONTENDERS},
-        "ratios": {one: {"median": statistics.median(r), "low": r[0], "high": r[-1]} for one, r in ratios.items()},
+        "microseconds": {contender: 1e6 * statistics.median(times_) for contender, times_ in each.items()},
+        "ours / plain": ratios(each["ours"], each["plain"]),
+        "ours / plain float64": ratios(each["ours"], each["plain float64"]),
+        "Opacus hooks / ours": ratios(each["Opacus hooks"], each["ours"]),
+        "Opacus ghost / ours": ratios(each["Opacus ghost"], each["ours"]),
     }
 
 
+RATIOS = ("ours / plain", "ours / plain float64", "Opacus hooks / ours", "Opacus ghost / ours")
+
+
 def summary(found: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the figures that are aimed at."""
-    cost = [1 / one["ratios"]["plain"]["median"] for one in found]
-    least = {one["batch"]: [] for one in found}  # type: dict[int, list[float]]
+    """Return the figures that are aimed at.
+
+    >>> one = {name: {"median": 2.0} for name in RATIOS} | {"batch": 256}
+    >>> summary([one])
+    {'ours / plain, median': 2.0, 'ours / plain, worst': 2.0, 'best Opacus / ours at 256, median': 2.0}
+    """
+    cost = [one["ours / plain"]["median"] for one in found]
+    best: dict[int, list[float]] = {}
     for one in found:
-        best = min(one["ratios"][rival]["median"] for rival in ("Opacus hooks", "Opacus ghost"))
-        least[one["batch"]].append(best)
+        best.setdefault(one["batch"], []).append(min(one[rival]["median"] for rival in RATIOS[2:]))
     figures = {"ours / plain, median": statistics.median(cost), "ours / plain, worst": max(cost)}
-    return figures | {f"best Opacus / ours at {count}, median": statistics.median(r) for count, r in least.items()}
+    return figures | {f"best Opacus / ours at {count}, median": statistics.median(r) for count, r in best.items()}
 
 
 def main() -> None:
@@ -208,18 +220,17 @@ def main() -> None:
     found = []
     for name in MODELS:
         for count in BATCHES:
-            one = measured(name, count, turns=chosen.turns, seconds=chosen.seconds)
-            found.append(one)
-            cells = "  ".join(
-                f"{rival} {r['median']:.2f} ({r['low']:.2f}-{r['high']:.2f})" for rival, r in one["ratios"].items()
-            )
-            print(
-                f"{name:<10} {count:>5}  ours {one['microseconds']['ours']:>8.0f} us; times ours: {cells}", flush=True
-            )
+            found.append(measured(name, count, turns=chosen.turns, seconds=chosen.seconds))
+            say(f"{name}, {count} rows: {times(found[-1]['ours / plain'])} plain")
+    head = ("model", "batch", "ours us", *RATIOS)
+    print(
+        table(
+            head, [(f["model"], f["batch"], f["microseconds"]["ours"], *(times(f[r]) for r in RATIOS)) for f in found]
+        )
+    )
     figures = summary(found)
-    for name, figure in figures.items():
-        print(f"{name:<38} {figure:6.2f}")
-    TABLES["write"](chosen.output, {"cells": found, "figures": figures})
+    print(table(("", "times"), list(figures.items())))
+    write(chosen.output, {"cells": found, "figures": figures})
 
 
 if __name__ == "__main__":

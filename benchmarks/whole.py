@@ -19,9 +19,9 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
-import numpy as np  # noqa: E402
-from measuring import Run, auc, interleaved, ratios, say, table, timed, times, write  # noqa: E402
-from rivals.task import CONFIG, Task, prepare  # noqa: E402
+import numpy as np
+from measuring import Run, auc, interleaved, ratios, say, table, timed, times, write
+from rivals.task import CONFIG, Task, prepare
 
 RIVALS = Path(__file__).resolve().parent / "rivals"
 SAME = 0.015

@@ -195,7 +195,7 @@ class Objective:
         parts = [_log_loss_residual(outputs[:, 0], targets[:, 0] > 0)[:, None]] if self.response else []
         if self.value:
             parts.append(self.value.residuals(outputs[:, int(self.response) :], targets[:, -1]))
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def labels(self, targets: FeatureArray) -> FloatArray:
         """Return what the probabilities are of, (n, probabilities): 1 where it came true."""

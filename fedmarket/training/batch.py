@@ -80,7 +80,7 @@ class Batch:
     def exact(self) -> "Exact":
         """What of the rows is the same in each pass, in float64."""
         weights = None if self.weights is None else self.weights.double()[:, None]
-        return Exact(rows=with_intercept(self.features.double()), targets=self.targets.double(), weights=weights)
+        return Exact(rows=with_intercept(self.features), targets=self.targets.double(), weights=weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +98,12 @@ class Exact:
 
 
 def with_intercept(rows: torch.Tensor) -> torch.Tensor:
-    """Return (n, width) rows with a column of ones after them."""
-    return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+    """Return (n, width) rows with a column of ones after them, in float64."""
+    count, width = rows.shape
+    found = torch.empty(count, width + 1, dtype=torch.float64, device=rows.device)
+    found[:, :width] = rows
+    found[:, width] = 1.0
+    return found
 
 
 def squares_of(rows: torch.Tensor) -> torch.Tensor:

@@ -108,6 +108,8 @@ def _residuals(objective: Objective, outputs: torch.Tensor, targets: torch.Tenso
     Torch takes whole vectors of numbers by other code for exp and log than the few that are left over at the end.
     """
     missing = -len(outputs) % VECTOR
+    if not missing:
+        return objective.residuals(outputs, targets)
     padded = (torch.nn.functional.pad(one, (0, 0, 0, missing)) for one in (outputs, targets))
     return objective.residuals(*padded)[: len(outputs)]
 

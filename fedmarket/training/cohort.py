@@ -23,6 +23,9 @@ from fedmarket.training.gradients import clipped_gradient_sum, norms_of
 from fedmarket.training.parts import Dense
 from fedmarket.training.sums import update_sum
 
+MOST_ROWS = 1 << 17
+"""Rows that are held at once, whether they are sampled or not."""
+
 ALIGNED = 8
 """Each party's rows begin at a multiple of so many, where memory is aligned as if they were alone."""
 
@@ -64,24 +67,25 @@ def update_sums(
                 mechanism=mechanism,
                 stream=member.stream,
             )
-    for places in _groups(members):
+    for places in _groups(members, sample_rate=mechanism.sample_rate):
         group = _Group([members[place] for place in places], network)
         found[places] = group.update_sums(parameters, steps=steps, learning_rate=learning_rate, mechanism=mechanism)
     return found
 
 
-def _groups(members: Sequence[Member]) -> Iterator[list[int]]:
-    """Yield the places of members that fit, as many at once as have the rows of a chunk."""
+def _groups(members: Sequence[Member], *, sample_rate: float) -> Iterator[list[int]]:
+    """Yield the places of members that fit, as many at once as sample the rows of a chunk and have ``MOST_ROWS``."""
     places: list[int] = []
     rows = 0
     for place, member in enumerate(members):
         if not member.fits:
             continue
-        if places and rows + len(member.batch.targets) > CHUNK:
+        size = len(member.batch.targets)
+        if places and (sample_rate * (rows + size) > CHUNK or rows + size > MOST_ROWS):
             yield places
             places, rows = [], 0
         places.append(place)
-        rows += len(member.batch.targets)
+        rows += size
     if places:
         yield places
 

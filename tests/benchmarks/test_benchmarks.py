@@ -30,7 +30,7 @@ def loaded(path):
     return module
 
 
-@pytest.mark.parametrize("name", ["measuring", "whole", "start", "scale"])
+@pytest.mark.parametrize("name", ["measuring", "step", "epoch", "whole", "start", "scale"])
 def test_examples_in_docstrings_hold(name):
     assert doctest.testmod(loaded(BENCHMARKS / f"{name}.py")).failed == 0
 

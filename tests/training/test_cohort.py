@@ -84,8 +84,11 @@ def members_of(rng: np.random.Generator, counts: list[int], *, seed: int = 0) ->
 def test_every_party_that_fits_is_in_one_group_of_a_chunk(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cohort, "CHUNK", 200)
     counts = [0, 150, 201, 60, 140, 199, 1, 1, 200, 500]
-    groups = list(cohort._groups(members_of(np.random.default_rng(0), counts)))
-    assert groups == [[0, 1], [3, 4], [5, 6], [7], [8]]
+    members = members_of(np.random.default_rng(0), counts)
+    assert list(cohort._groups(members, sample_rate=1.0)) == [[0, 1], [3, 4], [5, 6], [7], [8]]
+    assert list(cohort._groups(members, sample_rate=0.25)) == [[0, 1, 3, 4, 5, 6, 7, 8]]
+    monkeypatch.setattr(cohort, "MOST_ROWS", 400)
+    assert list(cohort._groups(members, sample_rate=0.25)) == [[0, 1, 3, 4], [5, 6, 7], [8]]
 
 
 def test_a_row_that_is_not_finite_adds_nothing_and_changes_nobody_else(mechanism):

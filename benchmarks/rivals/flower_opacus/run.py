@@ -13,9 +13,9 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 # Ray's workers import the apps by name.
 os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], *filter(None, [os.environ.get("PYTHONPATH")])])
 
-from apps import client_app, server_app_for, task_in  # noqa: E402
-from flwr.simulation import run_simulation  # noqa: E402
-from measuring import marked  # noqa: E402
+from apps import client_app, server_app_for, task_in
+from flwr.simulation import run_simulation
+from measuring import marked
 
 
 def main() -> None:
