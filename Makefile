@@ -15,7 +15,7 @@ SERVERS_IN_CI = if test "$(CI)" = true && ! ls /usr/lib/postgresql/*/bin/initdb 
 	(apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends postgresql nginx-light) \
 	>/dev/null || echo "they cannot be installed here: tests of queries and of the proxy are skipped"; fi
 
-.PHONY: help demo bank federation test check format clean
+.PHONY: help demo bank federation bench test check format clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -29,6 +29,11 @@ bank: $(VENV)/installed ## Run the bank-marketing experiment on the real UCI dat
 
 federation: $(VENV)/installed ## Run five banks and a server as processes of this machine
 	$(BIN)/python experiments/federation/run.py
+
+bench: $(VENV)/installed ## Measure private steps, epochs and starts beside plain torch and Opacus
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/epoch.py
+	$(BIN)/python benchmarks/start.py
 
 test: $(VENV)/installed-dev ## Run the whole test suite
 	@$(SERVERS_IN_CI)
