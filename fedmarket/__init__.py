@@ -4,6 +4,13 @@ The folders read as the way of the data: ``contract``, ``data``, ``models``, ``p
 ``aggregation``, ``federation``, ``evaluation``, ``report``; ``flower`` carries the messages.
 """
 
-from importlib.metadata import version
+__version__: str
 
-__version__ = version("fedmarket")
+
+def __getattr__(name: str) -> str:
+    """Look ``__version__`` up when it is asked for: it takes a third of what ``--help`` may."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import version  # noqa: PLC0415
+
+    return version("fedmarket")

@@ -6,6 +6,7 @@ party's own, continuous and enough alone, or a share on the integer grid of a su
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,7 +16,7 @@ from fedmarket.arrays import FloatArray
 from fedmarket.errors import PlanError
 from fedmarket.privacy.accountant import Event
 from fedmarket.privacy.distributed import SummedNoise, rounded_sensitivity
-from fedmarket.privacy.noise import Stream
+from fedmarket.privacy.noise import Stream, normals_of
 
 Phase = Literal["centre", "update", "calibrate", "level", "segment", "evaluate"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -122,12 +123,16 @@ class Mechanism:
 
     def noisy(self, exact: FloatArray, stream: Stream) -> FloatArray:
         """Return ``exact`` (d,) with one party's noise; on a grid rounded to it, in whole steps that float64 holds."""
+        return self.noisy_each(exact[None], [stream])[0] if self.noise_multiplier else exact
+
+    def noisy_each(self, exact: FloatArray, streams: Sequence[Stream]) -> FloatArray:
+        """Return the sums of several parties, (parties, d), each with its own noise from its own stream."""
         if not self.noise_multiplier:
             return exact
         if self.grid is None:
-            return exact + self.noise_std * stream.normals(len(exact))
-        steps = np.rint(exact / self.grid.resolution) + self._summed().share.draw(stream, len(exact))
-        return np.asarray(steps * self.grid.resolution, dtype=np.float64)
+            return np.asarray(exact + self.noise_std * normals_of(streams, exact.shape[1]))
+        noise = np.stack([self._summed().share.draw(stream, exact.shape[1]) for stream in streams])
+        return np.asarray((np.rint(exact / self.grid.resolution) + noise) * self.grid.resolution, dtype=np.float64)
 
     def event(self, releases: int | None = None, *, shares: int | None = None) -> Event:
         """Return the privacy event of ``releases`` uses (by default of all), seen by one who misses ``shares``."""

@@ -7,6 +7,7 @@ package that can no longer be installed.
 
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -55,20 +56,7 @@ class Stream:
         beyond 8.57, of probability 2 ** -53, never comes. The noisy sum is then rounded to a public grid, which as
         post-processing costs nothing.
         """
-        found = np.empty(count + count % 2)
-        for start in range(0, len(found), _BLOCK):
-            block = found[start : start + _BLOCK]
-            half = len(block) // 2
-            words = self.words(8 * half).reshape(2, 4, half)
-            radius = np.sqrt(-2.0 * np.log(_open_unit(words[0])))
-            # Cosine and sine by the tangent of half the angle: numpy has a fast one, and both from it to 3e-16.
-            tangent = np.tan(np.pi * _open_unit(words[1]))
-            square = tangent * tangent
-            radius /= 1.0 + square
-            # They are independent normals of one pair: the ones go into one output, the others into another.
-            block[:half] = ((1.0 - square) * radius).sum(axis=0)
-            block[half:] = (2.0 * tangent * radius).sum(axis=0)
-        return found[:count] / 2.0
+        return np.asarray(normals_of([self], count)[0])
 
     def coins(self, count: int, rate: float) -> NDArray[np.bool_]:
         """Return ``count`` independent coins that are heads with probability ``rate``, or less by under 2 ** -53.
@@ -79,6 +67,24 @@ class Stream:
             return np.ones(count, dtype=np.bool_)
         threshold = np.uint64(int(rate * 2.0**53) << 11)
         return np.asarray(self.words(count) < threshold)
+
+
+def normals_of(streams: Sequence[Stream], count: int) -> FloatArray:
+    """Return what :meth:`Stream.normals` gives of each stream, (streams, count)."""
+    found = np.empty((len(streams), count + count % 2))
+    for start in range(0, found.shape[1], _BLOCK):
+        block = found[:, start : start + _BLOCK]
+        half = block.shape[1] // 2
+        words = np.stack([stream.words(8 * half) for stream in streams]).reshape(len(streams), 2, 4, half)
+        radius = np.sqrt(-2.0 * np.log(_open_unit(words[:, 0])))
+        # Cosine and sine by the tangent of half the angle: numpy has a fast one, and both from it to 3e-16.
+        tangent = np.tan(np.pi * _open_unit(words[:, 1]))
+        square = tangent * tangent
+        radius /= 1.0 + square
+        # They are independent normals of one pair: the ones go into one output, the others into another.
+        block[:, :half] = ((1.0 - square) * radius).sum(axis=1)
+        block[:, half:] = (2.0 * tangent * radius).sum(axis=1)
+    return np.asarray(found[:, :count] / 2.0)
 
 
 _BLOCK = 1 << 12  # even, and small enough for the cache

@@ -116,14 +116,10 @@ class _Group:
                 for member, size in zip(self._members, self._sizes, strict=True)
             ]
             exact = self._sums(local, samples, clip_norm=mechanism.clip_norm)
-            noisy = np.stack([mechanism.noisy(*each) for each in zip(exact, self._streams, strict=True)])
+            noisy = mechanism.noisy_each(exact, [member.stream for member in self._members])
             local = local - learning_rate * noisy / sizes
             total += noisy
         return total
-
-    @property
-    def _streams(self) -> list[Stream]:
-        return [member.stream for member in self._members]
 
     def _laid(self, each: Sequence[torch.Tensor]) -> torch.Tensor:
         found = each[0].new_zeros(self._starts[-1] + 1, each[0].shape[1])
