@@ -75,7 +75,7 @@ def opacus(name: str, held: tuple[torch.Tensor, torch.Tensor], expected: int, *,
         module=network,
         optimizer=torch.optim.SGD(network.parameters(), lr=step.RATE),
         data_loader=loader,
-        criterion=OneEach(reduction="mean"),
+        criterion=step.OneEach(reduction="mean"),
         noise_multiplier=step.NOISE,
         max_grad_norm=step.CLIP,
         grad_sample_mode=mode,
@@ -90,14 +90,6 @@ def opacus(name: str, held: tuple[torch.Tensor, torch.Tensor], expected: int, *,
             optimizer.step()
 
     return work
-
-
-class OneEach(nn.BCEWithLogitsLoss):
-    """The loss of each row, (n,): of shape (n, 1) Opacus 1.6 would not clip at all in ghost mode."""
-
-    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """See :class:`torch.nn.BCEWithLogitsLoss`."""
-        return super().forward(outputs, targets).reshape(-1)
 
 
 def parties_of(name: str, rows: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

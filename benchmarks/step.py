@@ -87,6 +87,26 @@ def ours(name: str, count: int) -> Step:
     return step
 
 
+def stepping(network: nn.Module, optimizer: Any, loss: Any, *held: torch.Tensor) -> Step:
+    """Return a step of torch's kind on features and labels."""
+    features, labels = held
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss(network(features), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+class OneEach(nn.BCEWithLogitsLoss):
+    """The loss of each row, (n,): of shape (n, 1) Opacus 1.6 would not clip at all in ghost mode."""
+
+    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """See :class:`torch.nn.BCEWithLogitsLoss`."""
+        return super().forward(outputs, targets).reshape(-1)
+
+
 def plain(name: str, count: int, dtype: torch.dtype = torch.float32) -> Step:
     """Return torch's step, without privacy."""
     network, (features, labels) = network_called(name).to(dtype), rows_for(name, count)
@@ -95,15 +115,7 @@ def plain(name: str, count: int, dtype: torch.dtype = torch.float32) -> Step:
     labels = labels.to(dtype)
     if isinstance(network, Network):
         network.scales = network.scales.to(dtype)
-    optimizer = torch.optim.SGD(network.parameters(), lr=RATE)
-    loss = nn.BCEWithLogitsLoss()
-
-    def step() -> None:
-        optimizer.zero_grad()
-        loss(network(features), labels).backward()
-        optimizer.step()
-
-    return step
+    return stepping(network, torch.optim.SGD(network.parameters(), lr=RATE), nn.BCEWithLogitsLoss(), features, labels)
 
 
 def hooks(name: str, count: int) -> Step:
@@ -115,14 +127,7 @@ def hooks(name: str, count: int) -> Step:
         max_grad_norm=CLIP,
         expected_batch_size=count,
     )
-    loss = nn.BCEWithLogitsLoss()
-
-    def step() -> None:
-        optimizer.zero_grad()
-        loss(network(features), labels).backward()
-        optimizer.step()
-
-    return step
+    return stepping(network, optimizer, nn.BCEWithLogitsLoss(), features, labels)
 
 
 def ghost(name: str, count: int) -> Step:
@@ -136,20 +141,8 @@ def ghost(name: str, count: int) -> Step:
         expected_batch_size=count,
     )
 
-    class OneEach(nn.BCEWithLogitsLoss):
-        """The loss of each row, (n,): of shape (n, 1) Opacus 1.6 would not clip at all."""
-
-        def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            return super().forward(outputs, targets).reshape(-1)
-
     loss = DPLossFastGradientClipping(network, optimizer, OneEach(reduction="mean"), "mean")
-
-    def step() -> None:
-        optimizer.zero_grad()
-        loss(network(features), labels).backward()
-        optimizer.step()
-
-    return step
+    return stepping(network, optimizer, loss, features, labels)
 
 
 CONTENDERS: dict[str, Callable[[str, int], Step]] = {
