@@ -99,6 +99,7 @@ class Killer:
     _keepers: list[Keeper] = field(default_factory=list)
     _marks: list[int] = field(default_factory=list)
     _stood: int = -3
+    _of_server: bool = False
     _began: list[int] = field(default_factory=list)
     _next: int = 0
     _stopped: Event = field(default_factory=Event)
@@ -146,12 +147,13 @@ class Killer:
     def _ready(self, case: Case, number: int, joined: list[str]) -> bool:
         """Whether what died before is back: every party that joined has answered since.
 
-        And in a whole round since: who is lost in a round is out of the next one too, what the server loses is void for
+        And in a whole round since: who is lost in a round is out of the next one too. What the server loses is void for
         one round or two, and void rounds in a row end a run.
         """
         if case.phase == JOIN:
             return not self.done
-        if number < self._stood + (3 if case.victim in OF_THE_SERVER else 2):
+        both = self._of_server and case.victim in OF_THE_SERVER
+        if number < self._stood + (3 if both else 2):
             return False
         if case.victim not in OF_THE_SERVER and len(joined) < len(self._marks):
             return False
@@ -176,8 +178,8 @@ class Killer:
 
     def _kill(self, case: Case, number: int) -> None:
         federation = self.federation
-        self._stood = number
-        if case.victim not in OF_THE_SERVER:
+        self._stood, self._of_server = number, case.victim in OF_THE_SERVER
+        if not self._of_server:
             place, self._next = self._next, (self._next + 1) % len(federation.parties)
             self._marks[place] = federation.parties[place].log.stat().st_size
             daemons = federation.parties if case.victim == "party" else federation.nodes
