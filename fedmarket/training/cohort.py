@@ -101,7 +101,7 @@ class _Group:
         self._whole = Exact(
             rows=self._laid([one.rows for one in each]),
             targets=self._laid([one.targets for one in each]),
-            weights=self._laid([one.rows[:, -1:] if one.weights is None else one.weights for one in each]),
+            weights=self._laid([_weights(one) for one in each]),
         )
 
     def update_sums(
@@ -183,6 +183,11 @@ class _Group:
 def _starts(sizes: "Sequence[int] | map[int]") -> list[int]:
     """Return where each of so many rows begins, and where all end."""
     return [0, *np.cumsum([-(-size // ALIGNED) * ALIGNED for size in sizes]).tolist()]
+
+
+def _weights(exact: Exact) -> torch.Tensor:
+    """Return the weights of rows, (n, 1): 1 where there are none, as the rows of zeros between weigh nothing."""
+    return exact.rows.new_ones(len(exact.rows), 1) if exact.weights is None else exact.weights
 
 
 def _products(owned: Sequence[slice], rows: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
