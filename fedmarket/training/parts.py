@@ -34,7 +34,7 @@ class Part(Protocol):
 class Dense:
     """Of a linear layer: inputs (n, in) with their squared norms (n,), residuals (n, out).
 
-    With ``intercept`` the last input is 1, and what it is multiplied by are the biases.
+    With ``intercept`` there is a bias: the squared norms count an input of 1 more.
     """
 
     inputs: torch.Tensor
@@ -48,17 +48,14 @@ class Dense:
 
     def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
         """See :class:`Part`."""
-        return self.ordered((self.residuals * factors[:, None]).T @ self.inputs)
+        weighted = self.residuals * factors[:, None]
+        total = (weighted.T @ self.inputs).flatten()
+        return torch.cat([total, weighted.sum(dim=0)]) if self.intercept else total
 
     def rows(self) -> torch.Tensor:
         """See :class:`Part`."""
-        return self.ordered(self.residuals[:, :, None] * self.inputs[:, None, :])
-
-    def ordered(self, gradients: torch.Tensor) -> torch.Tensor:
-        """Return (..., out, in) in the order of the layer's parameters: weights, then biases."""
-        if not self.intercept:
-            return gradients.flatten(start_dim=-2)
-        return torch.cat([gradients[..., :-1].flatten(start_dim=-2), gradients[..., -1]], dim=-1)
+        products = (self.residuals[:, :, None] * self.inputs[:, None, :]).flatten(start_dim=1)
+        return torch.cat([products, self.residuals], dim=1) if self.intercept else products
 
     def taken(self, rows: torch.Tensor) -> Self:
         """See :class:`Part`."""
