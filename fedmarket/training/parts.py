@@ -26,8 +26,8 @@ class Part(Protocol):
     def rows(self) -> torch.Tensor:
         """Return the gradients written out, (n, p)."""
 
-    def taken(self, rows: torch.Tensor) -> Self:
-        """Return the part of the rows that a mask (n,) selects."""
+    def taken(self, rows: torch.Tensor | slice) -> Self:
+        """Return the part of the rows that a mask (n,) or a slice selects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class Dense:
         products = (self.residuals[:, :, None] * self.inputs[:, None, :]).flatten(start_dim=1)
         return torch.cat([products, self.residuals], dim=1) if self.intercept else products
 
-    def taken(self, rows: torch.Tensor) -> Self:
+    def taken(self, rows: torch.Tensor | slice) -> Self:
         """See :class:`Part`."""
         return type(self)(
             inputs=self.inputs[rows],
@@ -105,7 +105,7 @@ class Lookup:
             count, self.size * width
         )
 
-    def taken(self, rows: torch.Tensor) -> Self:
+    def taken(self, rows: torch.Tensor | slice) -> Self:
         """See :class:`Part`."""
         return type(self)(ids=self.ids[rows], residuals=self.residuals[rows], size=self.size)
 
@@ -128,6 +128,6 @@ class Written:
         """See :class:`Part`."""
         return self.gradients
 
-    def taken(self, rows: torch.Tensor) -> Self:
+    def taken(self, rows: torch.Tensor | slice) -> Self:
         """See :class:`Part`."""
         return type(self)(self.gradients[rows])
