@@ -68,6 +68,9 @@ class Batch:
         return tuple(self._cut())
 
     def _cut(self) -> Iterator["Batch"]:
+        if 0 < len(self.targets) <= CHUNK:
+            yield self
+            return
         start = 0
         while start < len(self.targets):
             stop = min(start + CHUNK, len(self.targets))
@@ -80,12 +83,12 @@ class Batch:
     def exact(self) -> "Exact":
         """What of the rows is the same in each pass, in float64."""
         weights = None if self.weights is None else self.weights.double()[:, None]
-        return Exact(rows=with_intercept(self.features), targets=self.targets.double(), weights=weights)
+        return Exact(rows=self.features.double(), targets=self.targets.double(), weights=weights)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exact:
-    """A batch in float64: rows (n, width + 1) with the intercept's 1, targets (n, targets), weights (n, 1) or None."""
+    """A batch in float64: rows (n, width), targets (n, targets), weights (n, 1) or None."""
 
     rows: torch.Tensor
     targets: torch.Tensor
@@ -93,17 +96,8 @@ class Exact:
 
     @cached_property
     def squares(self) -> torch.Tensor:
-        """The squared norms of the rows with their 1, (n,)."""
-        return squares_of(self.rows)
-
-
-def with_intercept(rows: torch.Tensor) -> torch.Tensor:
-    """Return (n, width) rows with a column of ones after them, in float64."""
-    count, width = rows.shape
-    found = torch.empty(count, width + 1, dtype=torch.float64, device=rows.device)
-    found[:, :width] = rows
-    found[:, width] = 1.0
-    return found
+        """The squared norms of the rows with the intercept's 1, (n,)."""
+        return squares_of(self.rows).add_(1.0)
 
 
 def squares_of(rows: torch.Tensor) -> torch.Tensor:

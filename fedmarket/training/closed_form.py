@@ -14,7 +14,7 @@ from torch import nn
 
 from fedmarket.models.network import Network
 from fedmarket.models.objectives import Objective
-from fedmarket.training.batch import Batch, squares_of, with_intercept
+from fedmarket.training.batch import Batch, squares_of
 from fedmarket.training.loss import losses
 from fedmarket.training.parts import Dense, Lookup, Part
 from fedmarket.training.per_example import PerExample
@@ -22,31 +22,17 @@ from fedmarket.training.per_example import PerExample
 VECTOR = 64
 """Numbers that torch takes at once at most."""
 
-Layers = Sequence[torch.Tensor]
-"""Of each layer from the first to the last: (..., out, in + 1) weights and biases, see :func:`layers_of`."""
+Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""Weights (..., out, in) and biases (..., out) in float64, from the first layer to the last."""
 
-
-def layers_of(parameters: Sequence[torch.Tensor]) -> Layers:
-    """Return layers made of weights (..., out, in) and biases (..., out), in turns.
-
-    All but the last have one output more, which is 1 for rows whose last input is: the next layer's intercept.
-    """
-    layers = []
-    for place in range(0, len(parameters), 2):
-        layer = torch.cat([parameters[place], parameters[place + 1][..., None]], dim=-1)
-        if place + 2 < len(parameters):
-            one = torch.zeros_like(layer[..., :1, :])
-            one[..., -1] = 1.0
-            layer = torch.cat([layer, one], dim=-2)
-        layers.append(layer)
-    return layers
+Product = Callable[..., torch.Tensor]
 
 
 class Stack:
     """The engine of a :class:`fedmarket.models.network.Network`: the chain rule, written out."""
 
     def __init__(self, network: Network) -> None:
-        self._layers = layers_of([parameter.detach().double() for parameter in network.parameters()])
+        self._layers = [(one.weight.detach().double(), one.bias.detach().double()) for one in network.layers]
         self._scales = network.scales.double()
 
     def __call__(self, batch: Batch) -> list[Dense]:
@@ -63,6 +49,11 @@ class Stack:
         )
 
 
+def product_of(rows: torch.Tensor, matrix: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Return (n, i) rows times one matrix (i, o), plus a bias (o,) or nothing."""
+    return rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
+
+
 def stacked(
     layers: Layers,
     scales: torch.Tensor,
@@ -72,30 +63,32 @@ def stacked(
     squares: torch.Tensor,
     targets: torch.Tensor,
     weights: torch.Tensor | None,
-    product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = torch.matmul,
+    product: Product = product_of,
 ) -> list[Dense]:
     """Return the parts of linear layers with ReLU between them; all float64.
 
     Args:
-        layers: by :func:`layers_of`, in the shape that ``product`` expects.
+        layers: in the shape that ``product`` expects.
         scales: (outputs,) by which the last layer's outputs are multiplied.
         objective: what is learned of the targets.
-        rows: (n, width + 1), the last of each 1.
-        squares: (n,) their squared norms.
+        rows: (n, width).
+        squares: (n,) their squared norms, with the intercept's 1.
         targets: (n, targets).
         weights: (n, 1) of the rows' losses; None for 1.
-        product: of rows (n, i) and a transposed layer (..., i, o), (n, o).
+        product: of rows (n, i) and matrices (..., i, o), with biases (..., o) or None added, (n, o).
     """
     inputs, norms = [rows], [squares]
-    for layer in layers[:-1]:
-        inputs.append(product(inputs[-1], layer.mT).clamp_(min=0.0))
-        norms.append(squares_of(inputs[-1]))
-    outputs = product(inputs[-1], layers[-1].mT) * scales
-    residuals = [_residuals(objective, outputs, targets) * (scales if weights is None else scales * weights)]
-    for layer, hidden in zip(reversed(layers[1:]), reversed(inputs[1:]), strict=True):
+    for weight, bias in layers[:-1]:
+        inputs.append(product(inputs[-1], weight.mT, bias).clamp_(min=0.0))
+        norms.append(squares_of(inputs[-1]).add_(1.0))
+    last, bias = layers[-1]
+    outputs = product(inputs[-1], last.mT, bias).mul_(scales)
+    by_losses = scales if weights is None else scales * weights
+    residuals = [_residuals(objective, outputs, targets) * by_losses]
+    for (weight, _), hidden in zip(reversed(layers[1:]), reversed(inputs[1:]), strict=True):
         # A unit that is off hands nothing back: the derivative of ReLU at 0 is taken as 0, as torch does.
-        back = product(residuals[-1], layer[..., : residuals[-1].shape[-1], :-1])
-        residuals.append(torch.ops.aten.threshold_backward(back, hidden[:, :-1], 0.0))
+        back = product(residuals[-1], weight, None)
+        residuals.append(torch.ops.aten.threshold_backward(back, hidden, 0.0))
     return [
         Dense(inputs=one, squares=norm, residuals=by)
         for one, norm, by in zip(inputs, norms, reversed(residuals), strict=True)
@@ -200,8 +193,8 @@ def is_plain(layer: nn.Module) -> bool:
 def _part(module: Any, inputs: torch.Tensor, residuals: torch.Tensor) -> Part:
     if isinstance(module, nn.Linear):
         intercept = module.bias is not None
-        inputs = with_intercept(inputs) if intercept else inputs
-        return Dense(inputs=inputs, squares=squares_of(inputs), residuals=residuals, intercept=intercept)
+        squares = squares_of(inputs) + float(intercept)
+        return Dense(inputs=inputs, squares=squares, residuals=residuals, intercept=intercept)
     ids = inputs if inputs.ndim == 2 else inputs[:, None]
     padding, size = module.padding_idx, module.num_embeddings
     if isinstance(module, nn.Embedding):

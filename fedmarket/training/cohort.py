@@ -18,9 +18,8 @@ from fedmarket.models.objectives import Objective
 from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.noise import Stream
 from fedmarket.training.batch import CHUNK, Batch, Exact, one_thread
-from fedmarket.training.closed_form import Layers, layers_of, stacked
+from fedmarket.training.closed_form import Layers, product_of, stacked
 from fedmarket.training.gradients import clipped_gradient_sum, norms_of
-from fedmarket.training.parts import Dense
 from fedmarket.training.sums import update_sum
 
 MOST_ROWS = 1 << 17
@@ -146,7 +145,9 @@ class _Group:
             )
             norms = norms_of(parts)
             factors = (clip_norm / norms).clamp_(max=1.0)
-            found = np.array(torch.cat([_sums_of(part, factors, owned) for part in parts], dim=-1).numpy())
+            found = np.stack(
+                [torch.cat([p.taken(own).weighted_sum(factors[own]) for p in parts]).numpy() for own in owned]
+            )
             finite = norms.isfinite()
         for party, own in enumerate(owned):
             if not bool(finite[own].all()):
@@ -173,11 +174,12 @@ class _Group:
         )
 
     def _layers(self, local: FloatArray) -> Layers:
-        """Return the layers of all parties, (parties, out, in + 1), of parameters as a network holds them."""
+        """Return the layers of all parties, of parameters as a network holds them."""
         rounded = torch.from_numpy(local.astype(np.float32)).double()
         shapes = [parameter.shape for parameter in self._network.parameters()]
         split = torch.split(rounded, [shape.numel() for shape in shapes], dim=1)
-        return layers_of([part.reshape(len(local), *shape) for part, shape in zip(split, shapes, strict=True)])
+        shaped = [part.reshape(len(local), *shape) for part, shape in zip(split, shapes, strict=True)]
+        return list(zip(shaped[::2], shaped[1::2], strict=True))
 
 
 def _starts(sizes: "Sequence[int] | map[int]") -> list[int]:
@@ -190,21 +192,14 @@ def _weights(exact: Exact) -> torch.Tensor:
     return exact.rows.new_ones(len(exact.rows), 1) if exact.weights is None else exact.weights
 
 
-def _products(owned: Sequence[slice], rows: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+def _products(
+    owned: Sequence[slice], rows: torch.Tensor, matrices: torch.Tensor, biases: torch.Tensor | None
+) -> torch.Tensor:
     """Return each party's rows times its matrix, zeros between.
 
     Party by party: a product of another length, or of several at once, has other bits.
     """
     found = rows.new_zeros(len(rows), matrices.shape[-1])
-    for own, matrix in zip(owned, matrices, strict=True):
-        torch.mm(rows[own], matrix, out=found[own])
+    for party, own in enumerate(owned):
+        found[own] = product_of(rows[own], matrices[party], None if biases is None else biases[party])
     return found
-
-
-def _sums_of(part: Dense, factors: torch.Tensor, owned: Sequence[slice]) -> torch.Tensor:
-    """Return each party's weighted sum of gradients, (parties, p)."""
-    weighted = part.residuals * factors[:, None]
-    found = weighted.new_zeros(len(owned), weighted.shape[1], part.inputs.shape[1])
-    for own, out in zip(owned, found, strict=True):
-        torch.mm(weighted[own].T, part.inputs[own], out=out)
-    return part.ordered(found)

@@ -17,7 +17,7 @@ def losses(network: nn.Module, batch: Batch) -> torch.Tensor:
             not be clipped one by one.
     """
     exact = batch.exact
-    outputs, expected = network(exact.rows[:, :-1]), (len(exact.targets), len(batch.objective.scales))
+    outputs, expected = network(exact.rows), (len(exact.targets), len(batch.objective.scales))
     if outputs.shape != expected:
         raise ValueError(f"expected outputs of shape {expected}, got {tuple(outputs.shape)}")
     found = batch.objective.losses(outputs, exact.targets)

@@ -26,15 +26,15 @@ class Part(Protocol):
     def rows(self) -> torch.Tensor:
         """Return the gradients written out, (n, p)."""
 
-    def taken(self, rows: torch.Tensor) -> Self:
-        """Return the part of the rows that a mask (n,) selects."""
+    def taken(self, rows: torch.Tensor | slice) -> Self:
+        """Return the part of the rows that a mask (n,) or a slice selects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dense:
     """Of a linear layer: inputs (n, in) with their squared norms (n,), residuals (n, out).
 
-    With ``intercept`` the last input is 1, and what it is multiplied by are the biases.
+    With ``intercept`` there is a bias: the squared norms count an input of 1 more.
     """
 
     inputs: torch.Tensor
@@ -48,19 +48,16 @@ class Dense:
 
     def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
         """See :class:`Part`."""
-        return self.ordered((self.residuals * factors[:, None]).T @ self.inputs)
+        weighted = self.residuals * factors[:, None]
+        total = (weighted.T @ self.inputs).flatten()
+        return torch.cat([total, weighted.sum(dim=0)]) if self.intercept else total
 
     def rows(self) -> torch.Tensor:
         """See :class:`Part`."""
-        return self.ordered(self.residuals[:, :, None] * self.inputs[:, None, :])
+        products = (self.residuals[:, :, None] * self.inputs[:, None, :]).flatten(start_dim=1)
+        return torch.cat([products, self.residuals], dim=1) if self.intercept else products
 
-    def ordered(self, gradients: torch.Tensor) -> torch.Tensor:
-        """Return (..., out, in) in the order of the layer's parameters: weights, then biases."""
-        if not self.intercept:
-            return gradients.flatten(start_dim=-2)
-        return torch.cat([gradients[..., :-1].flatten(start_dim=-2), gradients[..., -1]], dim=-1)
-
-    def taken(self, rows: torch.Tensor) -> Self:
+    def taken(self, rows: torch.Tensor | slice) -> Self:
         """See :class:`Part`."""
         return type(self)(
             inputs=self.inputs[rows],
@@ -108,7 +105,7 @@ class Lookup:
             count, self.size * width
         )
 
-    def taken(self, rows: torch.Tensor) -> Self:
+    def taken(self, rows: torch.Tensor | slice) -> Self:
         """See :class:`Part`."""
         return type(self)(ids=self.ids[rows], residuals=self.residuals[rows], size=self.size)
 
@@ -131,6 +128,6 @@ class Written:
         """See :class:`Part`."""
         return self.gradients
 
-    def taken(self, rows: torch.Tensor) -> Self:
+    def taken(self, rows: torch.Tensor | slice) -> Self:
         """See :class:`Part`."""
         return type(self)(self.gradients[rows])
