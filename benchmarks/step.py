@@ -28,10 +28,10 @@ from opacus.optimizers.optimizer_fast_gradient_clipping import DPOptimizerFastGr
 from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
 from torch import nn
 
-from fedmarket.models.network import Network, load_vector, vector_of
+from fedmarket.models.network import Network, vector_of
 from fedmarket.privacy.noise import Stream
 from fedmarket.training.batch import Batch
-from fedmarket.training.gradients import clipped_gradient_sum
+from fedmarket.training.gradients import Gradients
 
 WIDTH, COLUMNS, VOCABULARY, DIMENSIONS = 61, 20, 100, 8
 """Encoded columns of the bank data; columns of the embedding model, values of each, numbers of a value."""
@@ -77,12 +77,13 @@ def rows_for(name: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
 def ours(name: str, count: int) -> Step:
     """Return our step."""
     network, (features, labels), stream = network_called(name), rows_for(name, count), Stream.secret()
+    gradients, parameters = Gradients(network), vector_of(network)
 
     def step() -> None:
         batch = Batch(features=features, targets=labels)  # nothing is kept from the step before
-        total = clipped_gradient_sum(network, batch, clip_norm=CLIP)
+        total = gradients.clipped_sum(parameters, batch, clip_norm=CLIP)
         noisy = total + CLIP * NOISE * stream.normals(len(total))
-        load_vector(network, vector_of(network) - RATE * noisy / count)
+        parameters[:] = parameters - RATE * noisy / count
 
     return step
 

@@ -17,7 +17,7 @@ from fedmarket.models.objectives import Objective
 from fedmarket.training.batch import Batch, squares_of
 from fedmarket.training.loss import losses
 from fedmarket.training.parts import Dense, Lookup, Part
-from fedmarket.training.per_example import PerExample
+from fedmarket.training.per_example import PerExample, flattened
 
 VECTOR = 64
 """Numbers that torch takes at once at most."""
@@ -32,8 +32,14 @@ class Stack:
     """The engine of a :class:`fedmarket.models.network.Network`: the chain rule, written out."""
 
     def __init__(self, network: Network) -> None:
-        self._layers = [(one.weight.detach().double(), one.bias.detach().double()) for one in network.layers]
-        self._scales = network.scales.double()
+        shapes = [parameter.shape for parameter in network.parameters()]
+        self._flat = torch.nn.utils.parameters_to_vector(network.parameters()).detach().double()
+        self._layers = layers_of(self._flat, shapes)
+        self._scales = scales_of(network)
+
+    def load(self, parameters: torch.Tensor) -> None:
+        """See :class:`fedmarket.training.gradients.Engine`."""
+        self._flat.copy_(parameters)
 
     def __call__(self, batch: Batch) -> list[Dense]:
         """Return the parts of the batch's rows, in the order of ``network.parameters()``."""
@@ -49,6 +55,18 @@ class Stack:
         )
 
 
+def layers_of(flat: torch.Tensor, shapes: Sequence[torch.Size]) -> Layers:
+    """Return views of (..., p) parameters as layers, where each has a weight and a bias of these shapes."""
+    split = torch.split(flat, [shape.numel() for shape in shapes], dim=-1)
+    shaped = [part.reshape(*part.shape[:-1], *shape) for part, shape in zip(split, shapes, strict=True)]
+    return list(zip(shaped[::2], shaped[1::2], strict=True))
+
+
+def scales_of(network: Network) -> torch.Tensor | None:
+    """Return the factors of the outputs in float64, or None where all are 1."""
+    return None if bool((network.scales == 1.0).all()) else network.scales.double()
+
+
 def product_of(rows: torch.Tensor, matrix: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Return (n, i) rows times one matrix (i, o), plus a bias (o,) or nothing."""
     return rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
@@ -56,7 +74,7 @@ def product_of(rows: torch.Tensor, matrix: torch.Tensor, bias: torch.Tensor | No
 
 def stacked(
     layers: Layers,
-    scales: torch.Tensor,
+    scales: torch.Tensor | None,
     objective: Objective,
     *,
     rows: torch.Tensor,
@@ -69,7 +87,7 @@ def stacked(
 
     Args:
         layers: in the shape that ``product`` expects.
-        scales: (outputs,) by which the last layer's outputs are multiplied.
+        scales: (outputs,) by which the last layer's outputs are multiplied; None for 1.
         objective: what is learned of the targets.
         rows: (n, width).
         squares: (n,) their squared norms, with the intercept's 1.
@@ -79,16 +97,18 @@ def stacked(
     """
     inputs, norms = [rows], [squares]
     for weight, bias in layers[:-1]:
-        inputs.append(product(inputs[-1], weight.mT, bias).clamp_(min=0.0))
+        inputs.append(product(inputs[-1], weight.mT, bias).relu_())
         norms.append(squares_of(inputs[-1]).add_(1.0))
     last, bias = layers[-1]
-    outputs = product(inputs[-1], last.mT, bias).mul_(scales)
-    by_losses = scales if weights is None else scales * weights
-    residuals = [_residuals(objective, outputs, targets) * by_losses]
+    outputs = product(inputs[-1], last.mT, bias)
+    residuals = [_residuals(objective, outputs if scales is None else outputs.mul_(scales), targets)]
+    for factor in (scales, weights):
+        if factor is not None:
+            residuals[0] = residuals[0] * factor
     for (weight, _), hidden in zip(reversed(layers[1:]), reversed(inputs[1:]), strict=True):
         # A unit that is off hands nothing back: the derivative of ReLU at 0 is taken as 0, as torch does.
         back = product(residuals[-1], weight, None)
-        residuals.append(torch.ops.aten.threshold_backward(back, hidden, 0.0))
+        residuals.append(torch.ops.aten.threshold_backward.grad_input(back, hidden, 0.0, grad_input=back))
     return [
         Dense(inputs=one, squares=norm, residuals=by)
         for one, norm, by in zip(inputs, norms, reversed(residuals), strict=True)
@@ -103,7 +123,7 @@ def _residuals(objective: Objective, outputs: torch.Tensor, targets: torch.Tenso
     missing = -len(outputs) % VECTOR
     if not missing:
         return objective.residuals(outputs, targets)
-    padded = (torch.nn.functional.pad(one, (0, 0, 0, missing)) for one in (outputs, targets))
+    padded = (torch.constant_pad_nd(one, (0, 0, 0, missing)) for one in (outputs, targets))
     return objective.residuals(*padded)[: len(outputs)]
 
 
@@ -116,7 +136,12 @@ class Captured:
     def __init__(self, network: nn.Module) -> None:
         # Of parameters that ask for no gradient, autograd makes the residuals and nothing else.
         self._network = copy.deepcopy(network).double().requires_grad_(False)
+        self._flat = flattened(self._network)
         self._layers = [module for module in self._network.modules() if isinstance(module, CLOSED)]
+
+    def load(self, parameters: torch.Tensor) -> None:
+        """See :class:`fedmarket.training.gradients.Engine`."""
+        self._flat.copy_(parameters)
 
     def __call__(self, batch: Batch) -> list[Part]:
         """Return the parts of the batch's rows, in the order of ``network.parameters()``."""

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from fedmarket.arrays import FloatArray, RowNumbers
-from fedmarket.models.network import Network, load_vector
+from fedmarket.models.network import Network
 from fedmarket.models.objectives import Objective
 from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.noise import Stream
 from fedmarket.training.batch import CHUNK, Batch, Exact, one_thread
-from fedmarket.training.closed_form import Layers, product_of, stacked
-from fedmarket.training.gradients import clipped_gradient_sum, norms_of
+from fedmarket.training.closed_form import Layers, layers_of, product_of, scales_of, stacked
+from fedmarket.training.gradients import Gradients, norms_of
 from fedmarket.training.sums import update_sum
 
 MOST_ROWS = 1 << 17
@@ -135,7 +135,7 @@ class _Group:
             taken = self._taken(samples)
             parts = stacked(
                 self._layers(local),
-                self._network.scales.double(),
+                scales_of(self._network),
                 self._objective,
                 rows=taken.rows,
                 squares=taken.squares,
@@ -151,9 +151,8 @@ class _Group:
             finite = norms.isfinite()
         for party, own in enumerate(owned):
             if not bool(finite[own].all()):
-                load_vector(self._network, local[party])
                 sample = self._members[party].batch.taken(torch.from_numpy(samples[party]))
-                found[party] = clipped_gradient_sum(self._network, sample, clip_norm=clip_norm)
+                found[party] = Gradients(self._network).clipped_sum(local[party], sample, clip_norm=clip_norm)
         return found
 
     @property
@@ -176,10 +175,7 @@ class _Group:
     def _layers(self, local: FloatArray) -> Layers:
         """Return the layers of all parties, of parameters as a network holds them."""
         rounded = torch.from_numpy(local.astype(np.float32)).double()
-        shapes = [parameter.shape for parameter in self._network.parameters()]
-        split = torch.split(rounded, [shape.numel() for shape in shapes], dim=1)
-        shaped = [part.reshape(len(local), *shape) for part, shape in zip(split, shapes, strict=True)]
-        return list(zip(shaped[::2], shaped[1::2], strict=True))
+        return layers_of(rounded, [parameter.shape for parameter in self._network.parameters()])
 
 
 def _starts(sizes: "Sequence[int] | map[int]") -> list[int]:

@@ -6,7 +6,8 @@ percents of the clip when one row is taken out (Casacuberta et al. 2022), and on
 non-finite, so that refusing to send it would tell that the row is there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,46 +16,71 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedmarket.arrays import FloatArray
 from fedmarket.errors import ProtocolError, UsageError
-from fedmarket.models.network import Network, parameter_count, vector_of
+from fedmarket.models.network import Network, vector_of
 from fedmarket.training.batch import Batch, one_thread
 from fedmarket.training.closed_form import Captured, Stack, has_closed_form
 from fedmarket.training.parts import Part, Written
 from fedmarket.training.per_example import PerExample
 
-Engine = Callable[[Batch], Sequence[Part]]
-"""Gives what the layers have of the gradients of a batch's rows, in the order of ``network.parameters()``."""
+
+class Engine(Protocol):
+    """Says what the layers of one network have of the gradients of many rows."""
+
+    def load(self, parameters: torch.Tensor) -> None:
+        """Take other parameters, (p,) float64 in the order of ``network.parameters()``."""
+
+    def __call__(self, batch: Batch) -> Sequence[Part]:
+        """Return the parts of the batch's rows, in the order of ``network.parameters()``."""
+
+
+class Gradients:
+    """Sums of clipped gradients of one network, at whatever parameters."""
+
+    def __init__(self, network: nn.Module) -> None:
+        """Choose the engine.
+
+        Raises:
+            UsageError: if the network mixes rows.
+        """
+        self._engine = engine_for(network)
+
+    def clipped_sum(self, parameters: FloatArray, batch: Batch, *, clip_norm: float) -> FloatArray:
+        """Return the sum over customers of the loss gradient of their rows, each scaled to norm at most ``clip_norm``.
+
+        Args:
+            parameters: (p,) in the order of ``network.parameters()``; they are rounded to float32.
+            batch: the rows, examples independent of each other; there may be none.
+            clip_norm: bound on each customer's gradient norm; ``inf`` sums the gradients as they are.
+
+        Returns:
+            (p,) float64 in the order of ``network.parameters()``.
+
+        Raises:
+            ProtocolError: if a parameter is not finite; nothing must leave then.
+
+        Guarantees:
+            Adding or removing one customer, with however many rows, moves the result by at most ``clip_norm`` in
+            Euclidean norm, up to the float64 rounding of gradients (Abadi et al. 2016). A customer whose gradient is
+            not finite adds nothing: no row decides whether there is an answer. The result is a sum: it is never divided
+            by the number of rows drawn.
+        """
+        rounded = parameters.astype(np.float32)
+        if not np.isfinite(rounded).all():
+            raise ProtocolError("the parameters are not finite; nothing is sent")
+        total = np.zeros(len(parameters))
+        with one_thread():
+            self._engine.load(torch.from_numpy(rounded))
+            for chunk in batch.chunks:
+                parts = self._engine(chunk)
+                total += clipped_sum(
+                    parts if chunk.customers is None else by_customer(parts, chunk.customers), clip_norm
+                )
+        return total
 
 
 def clipped_gradient_sum(network: nn.Module, batch: Batch, *, clip_norm: float) -> FloatArray:
-    """Return the sum over customers of the loss gradient of their rows, each scaled to norm at most ``clip_norm``.
-
-    Args:
-        network: maps features to (n, outputs), examples independent of each other.
-        batch: the rows; there may be none.
-        clip_norm: bound on each customer's gradient norm; ``inf`` sums the gradients as they are.
-
-    Returns:
-        (p,) float64 in the order of ``network.parameters()``.
-
-    Raises:
-        ProtocolError: if a parameter is not finite; nothing must leave then.
-        UsageError: if the network mixes rows.
-
-    Guarantees:
-        Adding or removing one customer, with however many rows, moves the result by at most ``clip_norm`` in Euclidean
-        norm, up to the float64 rounding of gradients (Abadi et al. 2016). A customer whose gradient is not finite adds
-        nothing: no row decides whether there is an answer. The result is a sum: it is never divided by the number of
-        rows drawn.
-    """
-    if not np.isfinite(vector_of(network)).all():
-        raise ProtocolError("the parameters are not finite; nothing is sent")
-    total = np.zeros(parameter_count(network))
-    with one_thread():
-        engine = engine_for(network)
-        for chunk in batch.chunks:
-            parts = engine(chunk)
-            total += clipped_sum(parts if chunk.customers is None else by_customer(parts, chunk.customers), clip_norm)
-    return total
+    """Return :meth:`Gradients.clipped_sum` at the network's own parameters."""
+    return Gradients(network).clipped_sum(vector_of(network), batch, clip_norm=clip_norm)
 
 
 def engine_for(network: nn.Module) -> Engine:
@@ -84,8 +110,8 @@ def by_customer(parts: Sequence[Part], customers: torch.Tensor) -> list[Part]:
 def clipped_sum(parts: Sequence[Part], clip_norm: float) -> FloatArray:
     """Return the sum of the gradients, each clipped."""
     norms = norms_of(parts)
-    finite = norms.isfinite()
-    if not bool(finite.all()):
+    if not np.isfinite(norms.numpy()).all():
+        finite = norms.isfinite()
         parts, norms = [part.taken(finite) for part in parts], norms[finite]
     factors = (clip_norm / norms).clamp_(max=1.0)  # a zero row has an infinite quotient, and is left as it is
     return np.asarray(torch.cat([part.weighted_sum(factors) for part in parts]).numpy(), dtype=np.float64)

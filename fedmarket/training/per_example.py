@@ -30,6 +30,11 @@ class PerExample:
             if isinstance(module, nn.Embedding) and not (module.padding_idx is None and module.max_norm is None):
                 raise UsageError("Embedding: expected neither padding_idx nor max_norm beside layers of other kinds")
         self._network = GradSampleModule(copy.deepcopy(network).double(), loss_reduction="sum")
+        self._flat = flattened(self._network)
+
+    def load(self, parameters: torch.Tensor) -> None:
+        """See :class:`fedmarket.training.gradients.Engine`."""
+        self._flat.copy_(parameters)
 
     def __call__(self, batch: Batch) -> list[Part]:
         """Return the parts of the batch's rows: all parameters in one."""
@@ -40,3 +45,10 @@ class PerExample:
             torch.autograd.backward(losses(self._network, batch).sum())
         rows = [parameter.grad_sample.flatten(start_dim=1) for parameter in self._network.parameters()]
         return [Written(torch.cat(rows, dim=1).detach())]
+
+
+def flattened(network: nn.Module) -> torch.Tensor:
+    """Put all parameters into one flat tensor, of which each is a view from now on, and return it."""
+    flat = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
+    torch.nn.utils.vector_to_parameters(flat, network.parameters())
+    return flat

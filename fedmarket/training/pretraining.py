@@ -5,11 +5,11 @@ import torch
 
 from fedmarket.arrays import FeatureArray, FloatArray
 from fedmarket.config import Model
-from fedmarket.models.network import first_units, initial_vector, load_vector, network_of
+from fedmarket.models.network import first_units, initial_vector, network_of
 from fedmarket.models.objectives import Objective
 from fedmarket.models.start import placed
 from fedmarket.training.batch import Batch
-from fedmarket.training.gradients import clipped_gradient_sum
+from fedmarket.training.gradients import Gradients
 
 STEPS = 300
 LEARNING_RATE = 0.3
@@ -29,7 +29,8 @@ def pretrained(
         seed: of the starting parameters of hidden layers.
     """
     width = features.shape[1]
-    network, centre = network_of(model, width, objective), features.mean(axis=0, dtype=np.float64)
+    gradients = Gradients(network_of(model, width, objective))
+    centre = features.mean(axis=0, dtype=np.float64)
     batch = Batch(
         features=torch.from_numpy((features - centre).astype(np.float32)),
         targets=torch.from_numpy(targets),
@@ -39,7 +40,6 @@ def pretrained(
     parameters = initial_vector(model, width, objective, seed=seed)
     velocity = np.zeros_like(parameters)
     for _ in range(STEPS):
-        load_vector(network, parameters)
-        velocity = MOMENTUM * velocity + clipped_gradient_sum(network, batch, clip_norm=np.inf) / len(features)
+        velocity = MOMENTUM * velocity + gradients.clipped_sum(parameters, batch, clip_norm=np.inf) / len(features)
         parameters = parameters - LEARNING_RATE * velocity
     return placed(parameters, units=first_units(model, objective), centre=-centre, scale=np.ones(width))

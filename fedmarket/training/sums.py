@@ -10,7 +10,7 @@ import torch
 from scipy.special import expit
 
 from fedmarket.arrays import FeatureArray, FloatArray, RowNumbers
-from fedmarket.models.network import Network, load_vector
+from fedmarket.models.network import Network
 from fedmarket.models.objectives import Objective
 from fedmarket.models.prediction import Prediction, log_odds_of, reach_of
 from fedmarket.privacy.histogram import SCORE_BINS, VALUE_BINS, score_bins, value_bins, value_caps
@@ -18,7 +18,7 @@ from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.noise import Stream
 from fedmarket.privacy.shape import LEVEL_REACH, SEGMENT_REACH
 from fedmarket.training.batch import Batch
-from fedmarket.training.gradients import clipped_gradient_sum
+from fedmarket.training.gradients import Gradients
 
 
 def feature_sum(
@@ -53,10 +53,10 @@ def update_sum(
     (Abadi et al. 2016) with the server's step. With more it is, up to that public factor, the local model's
     displacement: DP-FedAvg at record level (McMahan et al. 2018).
     """
-    local, total = parameters, np.zeros_like(parameters)
+    local, total, gradients = parameters, np.zeros_like(parameters), Gradients(network)
     for _ in range(steps):
-        load_vector(network, local)
-        exact = clipped_gradient_sum(network, sample_of(batch, mechanism, stream), clip_norm=mechanism.clip_norm)
+        sample = sample_of(batch, mechanism, stream)
+        exact = gradients.clipped_sum(local, sample, clip_norm=mechanism.clip_norm)
         noisy = mechanism.noisy(exact, stream)
         local = local - learning_rate * noisy / (mechanism.sample_rate * declared_rows)
         total += noisy
