@@ -272,6 +272,7 @@ class ExperimentConfig(Section):
     start: Name | None = None
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(strict=False, min_length=1)]
     workers: Count
+    device: Literal["cpu", "cuda"] = "cpu"
     data: DataSection
     model: Annotated[Model, Field(discriminator="kind")]
     scaling: ScalingSection
@@ -322,7 +323,7 @@ def _apply(document: dict[str, Any], change: str) -> None:
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {key}: no section {section!r} in the configuration")
         here = inner
-    if last not in here:
+    if last not in here and (sections or last not in ExperimentConfig.model_fields):
         raise ConfigError(f"--set {key}: no such key; expected one of {', '.join(sorted(here))}")
     here[last] = _toml_value(text)
 

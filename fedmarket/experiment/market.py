@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from fedmarket.arrays import FeatureArray, RowNumbers
 from fedmarket.config import DataSection, ExperimentConfig, load_config
@@ -84,6 +85,7 @@ class Market:
             held_out=self._rows(self._held_out(members), members),
             declared_rows=sum(declared_rows(self.customers_in(self.deal.train[member])) for member in members),
             seat=seat,
+            device=self.config.device,
             test_seed=self.seed,
         )
 
@@ -135,6 +137,8 @@ class Market:
             raise ConfigError(f"federation.max_parties: the data has {parties} parties, got {most}")
         if parties < least:
             raise ConfigError(f"federation.minimum_survivors: the data has {parties} parties, got {least}")
+        if self.config.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError('device: this machine has no CUDA that torch can use; set device = "cpu"')
         if self.config.aggregation.secagg == "secure":
             need_rehearsable(self.names, minimum_survivors=least)
         for name in self.names:

@@ -84,6 +84,7 @@ class Party:
         declared_rows: the size that the party makes public; sampling and step sizes use it, never ``len(rows)``.
         seat: the party's place in secure aggregation, where the terms ask for it.
         books: its ledger; None only where a simulation makes a baseline to compare with.
+        device: where it computes gradients, ``cpu`` or ``cuda``.
         test_seed: with the plan's generator ``seeded-for-tests``, where reproducible noise starts.
 
     Guarantees:
@@ -101,6 +102,7 @@ class Party:
     declared_rows: int
     seat: Seat | None = field(default=None, repr=False)
     books: Books | None = field(default=None, repr=False)
+    device: str = "cpu"
     test_seed: int = 0
     _releases: Releases = field(init=False, repr=False)
 
@@ -131,7 +133,11 @@ class Party:
                 "is less than one row a step"
             )
         self._releases = Releases(
-            terms=self.terms, rows=self.rows, held_out=self.held_out, declared_rows=self.declared_rows
+            terms=self.terms,
+            rows=self.rows,
+            held_out=self.held_out,
+            declared_rows=self.declared_rows,
+            device=self.device,
         )
 
     def join(self, state: PartyState, invitation: Invitation, *, keep: Keep) -> Acceptance:

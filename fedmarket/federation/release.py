@@ -42,6 +42,7 @@ class Releases:
     rows: Rows
     held_out: Rows
     declared_rows: int
+    device: str = "cpu"
     _network: Network = field(init=False, repr=False)
     _seen: tuple[bytes, Batch] | None = field(default=None, repr=False)
 
@@ -59,7 +60,7 @@ class Releases:
         if phase == "evaluate":
             return self._held_out(model, noise)
         rows, objective = self.rows, self.terms.objective
-        outputs = self._outputs(model, self._batch(model).features)
+        outputs = self._outputs(model, self._batch(model).features.cpu())
         if phase == "calibrate":
             return calibration_sum(objective, outputs, model.calibration, rows.targets, shares=rows.shares, **noise)
         prediction = prediction_of(objective, outputs, model.calibration)
@@ -128,7 +129,7 @@ class Releases:
             customers=None if customers is None else torch.from_numpy(customers),
             objective=self.terms.objective,
             lasting=True,
-        )
+        ).on(self.device)
 
 
 def _spent(rows: Rows) -> FloatArray:

@@ -226,7 +226,7 @@ def _need_possible(item: _Item) -> None:
 
 def _fingerprint(config: ExperimentConfig) -> str:
     """Return the hash of everything that a point depends on, but seed and epsilon, which stand beside it."""
-    document = config.model_dump(mode="json", exclude={"output", "seeds", "workers", "start"})
+    document = config.model_dump(mode="json", exclude={"output", "seeds", "workers", "device", "start"})
     document["privacy"] = {k: v for k, v in document["privacy"].items() if k not in ("epsilon", "noise")}
     contract = load_contract(Path(config.data.contract))
     start = start_for(config, contract)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -57,6 +57,16 @@ class Batch:
                 customers=None if self.customers is None else self.customers[rows],
                 objective=self.objective,
             )
+
+    def on(self, device: str) -> "Batch":
+        """Return the rows on ``device``."""
+        return replace(
+            self,
+            features=self.features.to(device),
+            targets=self.targets.to(device),
+            weights=None if self.weights is None else self.weights.to(device),
+            customers=None if self.customers is None else self.customers.to(device),
+        )
 
     @property
     def chunks(self) -> Iterable["Batch"]:

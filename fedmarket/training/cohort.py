@@ -94,6 +94,9 @@ class _Group:
 
     def __init__(self, members: Sequence[Member], network: Network) -> None:
         self._members, self._network = members, network
+        self._device = members[0].batch.features.device
+        scales = scales_of(network)
+        self._scales = None if scales is None else scales.to(self._device)
         self._sizes = [len(member.batch.targets) for member in members]
         self._starts = _starts(self._sizes)
         each = [member.batch.exact for member in members]
@@ -135,7 +138,7 @@ class _Group:
             taken = self._taken(samples)
             parts = stacked(
                 self._layers(local),
-                scales_of(self._network),
+                self._scales,
                 self._objective,
                 rows=taken.rows,
                 squares=taken.squares,
@@ -146,13 +149,15 @@ class _Group:
             norms = norms_of(parts)
             factors = (clip_norm / norms).clamp_(max=1.0)
             found = np.stack(
-                [torch.cat([p.taken(own).weighted_sum(factors[own]) for p in parts]).numpy() for own in owned]
+                [torch.cat([p.taken(own).weighted_sum(factors[own]) for p in parts]).cpu().numpy() for own in owned]
             )
             finite = norms.isfinite()
         for party, own in enumerate(owned):
             if not bool(finite[own].all()):
                 sample = self._members[party].batch.taken(torch.from_numpy(samples[party]))
-                found[party] = Gradients(self._network).clipped_sum(local[party], sample, clip_norm=clip_norm)
+                found[party] = Gradients(self._network, device=self._device).clipped_sum(
+                    local[party], sample, clip_norm=clip_norm
+                )
         return found
 
     @property
@@ -174,7 +179,7 @@ class _Group:
 
     def _layers(self, local: FloatArray) -> Layers:
         """Return the layers of all parties, of parameters as a network holds them."""
-        rounded = torch.from_numpy(local.astype(np.float32)).double()
+        rounded = torch.from_numpy(local.astype(np.float32)).to(self._device).double()
         return layers_of(rounded, [parameter.shape for parameter in self._network.parameters()])
 
 

@@ -6,6 +6,7 @@ percents of the clip when one row is taken out (Casacuberta et al. 2022), and on
 non-finite, so that refusing to send it would tell that the row is there.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -36,13 +37,13 @@ class Engine(Protocol):
 class Gradients:
     """Sums of clipped gradients of one network, at whatever parameters."""
 
-    def __init__(self, network: nn.Module) -> None:
-        """Choose the engine.
+    def __init__(self, network: nn.Module, *, device: torch.device | str = "cpu") -> None:
+        """Choose the engine, for rows that are on ``device``.
 
         Raises:
             UsageError: if the network mixes rows.
         """
-        self._engine = engine_for(network)
+        self._engine = engine_for(network if str(device) == "cpu" else copy.deepcopy(network).to(device))
 
     def clipped_sum(self, parameters: FloatArray, batch: Batch, *, clip_norm: float) -> FloatArray:
         """Return the sum over customers of the loss gradient of their rows, each scaled to norm at most ``clip_norm``.
@@ -80,7 +81,7 @@ class Gradients:
 
 def clipped_gradient_sum(network: nn.Module, batch: Batch, *, clip_norm: float) -> FloatArray:
     """Return :meth:`Gradients.clipped_sum` at the network's own parameters."""
-    return Gradients(network).clipped_sum(vector_of(network), batch, clip_norm=clip_norm)
+    return Gradients(network, device=batch.features.device).clipped_sum(vector_of(network), batch, clip_norm=clip_norm)
 
 
 def engine_for(network: nn.Module) -> Engine:
@@ -110,11 +111,11 @@ def by_customer(parts: Sequence[Part], customers: torch.Tensor) -> list[Part]:
 def clipped_sum(parts: Sequence[Part], clip_norm: float) -> FloatArray:
     """Return the sum of the gradients, each clipped."""
     norms = norms_of(parts)
-    if not np.isfinite(norms.numpy()).all():
+    if not np.isfinite(norms.cpu().numpy()).all():
         finite = norms.isfinite()
         parts, norms = [part.taken(finite) for part in parts], norms[finite]
     factors = (clip_norm / norms).clamp_(max=1.0)  # a zero row has an infinite quotient, and is left as it is
-    return np.asarray(torch.cat([part.weighted_sum(factors) for part in parts]).numpy(), dtype=np.float64)
+    return np.asarray(torch.cat([part.weighted_sum(factors) for part in parts]).cpu().numpy(), dtype=np.float64)
 
 
 def norms_of(parts: Sequence[Part]) -> torch.Tensor:

@@ -53,7 +53,7 @@ def update_sum(
     (Abadi et al. 2016) with the server's step. With more it is, up to that public factor, the local model's
     displacement: DP-FedAvg at record level (McMahan et al. 2018).
     """
-    local, total, gradients = parameters, np.zeros_like(parameters), Gradients(network)
+    local, total, gradients = parameters, np.zeros_like(parameters), Gradients(network, device=batch.features.device)
     for _ in range(steps):
         sample = sample_of(batch, mechanism, stream)
         exact = gradients.clipped_sum(local, sample, clip_norm=mechanism.clip_norm)
@@ -72,7 +72,7 @@ def sample_of(batch: Batch, mechanism: Mechanism, stream: Stream) -> Batch:
         return batch.taken(torch.from_numpy(heads))
     _, place = torch.unique_consecutive(batch.customers, return_inverse=True)
     coins = stream.coins(int(place[-1]) + 1 if len(place) else 0, mechanism.sample_rate)
-    return batch.taken(torch.from_numpy(coins)[place])
+    return batch.taken(torch.from_numpy(coins).to(place.device)[place])
 
 
 def calibration_sum(

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from fedmarket.data.synthetic import synthetic_market
 from fedmarket.errors import ConfigError, UsageError
@@ -44,6 +45,13 @@ def test_no_test_row_is_a_training_row(path: Path):
 
 def test_a_declared_size_has_two_digits_and_is_never_finer_than_tens():
     assert [declared_rows(rows) for rows in (1, 24, 99, 104, 105, 12_345)] == [10, 20, 100, 100, 100, 12_000]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_device_that_is_not_there_is_named_before_the_first_round(path: Path):
+    market = opened(path, "device=cuda")
+    with pytest.raises(ConfigError, match="device: this machine has no CUDA"):
+        market.check(JOINT)
 
 
 def test_terms_come_from_documents_and_not_from_rows(path: Path):

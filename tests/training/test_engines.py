@@ -270,6 +270,21 @@ def test_the_module_is_left_as_it_was():
     assert not any(module._forward_hooks for module in network.modules())
 
 
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+@pytest.mark.parametrize("kind", ["ours", "any module"])
+def test_a_device_gives_the_same_sums(device: str, kind: str):
+    objective = OBJECTIVES[2]
+    made = Network(6, (5,), objective.scales) if kind == "ours" else Tabular(6, [4], 0, 3, table=nn.Embedding(SIZE, 2))
+    network, batch = drawn(made, 4), batch_of(objective, 4, 300, 6, weighted=True)
+    before = [parameter.device for parameter in network.parameters()]
+    found = clipped_gradient_sum(network, batch.on(device), clip_norm=0.5)
+    np.testing.assert_allclose(found, clipped_gradient_sum(network, batch, clip_norm=0.5), rtol=1e-9, atol=1e-9)
+    assert before == [parameter.device for parameter in network.parameters()]
+
+
 def test_norms_without_gradients_written_out_cost_no_memory_for_them():
     """The gradients of these rows would take 8 GB."""
     network = drawn(Network(1000, (1000,), (1.0,)), 0, scale=0.01)
