@@ -38,12 +38,16 @@ def simulate(
       fedmarket simulate experiments/bank-marketing/config.toml --set privacy.epsilon=2 --output runs/bank-2
     """
     from fedmarket.config import load_config
+    from fedmarket.simulation.workers import prepare
+
+    changes = [*(set_ or ()), *([f"output={json.dumps(str(output.resolve()))}"] if output else ())]
+    document = load_config(config, changes=tuple(changes))
+    prepare(min(document.workers, len(document.seeds)))  # they import while this process does
     from fedmarket.report.summary import print_summary
     from fedmarket.simulation.results import BUNDLE
     from fedmarket.simulation.run import simulate as run
 
-    changes = [*(set_ or ()), *([f"output={json.dumps(str(output.resolve()))}"] if output else ())]
-    with _progress(load_config(config, changes=tuple(changes))) as on_progress:
+    with _progress(document) as on_progress:
         simulation = run(config, changes=tuple(changes), on_progress=on_progress)
     print_summary(simulation.results, out)
     for name in (

@@ -5,9 +5,8 @@ Each finished run is a line of ``points.jsonl``; a sweep that was stopped goes o
 """
 
 import json
-import multiprocessing
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,8 +39,8 @@ from fedmarket.simulation.predictions import (
     boosted_prediction,
     simple_predictions,
 )
-from fedmarket.simulation.run import threads_for_each
 from fedmarket.simulation.seed import rehearsed, run_arm
+from fedmarket.simulation.workers import pool_of
 
 FORMAT = "fedmarket-frontier/2"
 EPSILONS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -120,10 +119,9 @@ def frontier(
     points = _Points(folder / "points.jsonl", fingerprint=_fingerprint(config))
     waiting = [item for item in items if item.key not in points.found]
     on_point(len(items) - len(waiting), len(items))
-    with threads_for_each(min(config.workers, max(len(waiting), 1))):
-        for item, found in _all_found(waiting, workers=config.workers):
-            points.add(item, found)
-            on_point(sum(item.key in points.found for item in items), len(items))
+    for item, found in _all_found(waiting, workers=min(config.workers, max(len(waiting), 1))):
+        points.add(item, found)
+        on_point(sum(item.key in points.found for item in items), len(items))
     results = _results(config, config_path, changes, wanted, points.found)
     write_text(folder / "frontier.json", json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     write_text(folder / "frontier.html", render_frontier(results))
@@ -156,19 +154,14 @@ class _Points:
 
 
 def _all_found(items: list[_Item], *, workers: int) -> Iterable[tuple[_Item, Found]]:
-    if workers == 1 or len(items) < 2:
+    if workers == 1:
         for item in items:
             yield item, _run(item)
         return
-    # Spawned, not forked: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with pool_of(workers) as pool:
         futures = {pool.submit(_run, item): item for item in items}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for future in as_completed(futures):
+            yield futures[future], future.result()
 
 
 def _run(item: _Item) -> Found:

@@ -1,18 +1,14 @@
 """``simulate``: seeds in parallel processes, results as JSON, report and model, each appearing whole."""
 
 import json
-import multiprocessing
-import os
-import queue
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedmarket.config import ExperimentConfig, load_config
+from fedmarket.config import load_config
 from fedmarket.contract.schema import load_contract
 from fedmarket.experiment.arms import JOINT, arm_named, terms_of
 from fedmarket.experiment.market import MarketKey, forget_markets, open_market
@@ -22,6 +18,7 @@ from fedmarket.models.released import save_model
 from fedmarket.simulation.measures import measures_of
 from fedmarket.simulation.results import BUNDLE, results_of
 from fedmarket.simulation.seed import OnProgress, SeedResult, run_seed
+from fedmarket.simulation.workers import CONTEXT, pool_of
 
 POLL_SECONDS = 0.1
 
@@ -59,7 +56,7 @@ def simulate(
     folder = Path(config.output)
     need_writable(folder)
     source = market.population.source
-    seeds = _seeds(config, keys, on_progress)
+    seeds = _seeds(keys, on_progress, workers=min(config.workers, len(keys)))
     for seed in config.seeds:
         on_progress(seed, "evaluating", 1.0)
     results = results_of(config, contract, seeds, source=source, seconds=time.perf_counter() - start)
@@ -79,56 +76,36 @@ def simulate(
     return Simulation(results=results, folder=folder)
 
 
-def _seeds(config: ExperimentConfig, keys: list[MarketKey], on_progress: OnProgress) -> list[SeedResult]:
-    if min(config.workers, len(keys)) == 1:
+def _seeds(keys: list[MarketKey], on_progress: OnProgress, *, workers: int) -> list[SeedResult]:
+    if workers == 1:
         return [run_seed(one, on_progress) for one in keys]
-    # Spawned, not forked: torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with threads_for_each(min(config.workers, len(keys))), context.Manager() as manager:
-        said = manager.Queue()
-        with ProcessPoolExecutor(min(config.workers, len(keys)), mp_context=context) as pool:
-            futures = [pool.submit(run_seed, one, _Teller(said)) for one in keys]
-            try:
-                for news in _until_done(futures, said):
-                    on_progress(*news)
-                return [future.result() for future in futures]
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    said = CONTEXT.SimpleQueue()
+    with pool_of(workers, _begin, (said,)) as pool:
+        futures = [pool.submit(run_seed, one, _tell) for one in keys]
+        for news in _until_done(futures, said):
+            on_progress(*news)
+        return [future.result() for future in futures]
 
 
-@contextmanager
-def threads_for_each(workers: int) -> Iterator[None]:
-    """Let worker processes share the cores: idle OpenMP threads that spin on a busy core cost more than the work."""
-    name = "OMP_NUM_THREADS"
-    before = os.environ.get(name)
-    os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // workers)))
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(name, None)
+_said: Any = None
+"""In a worker, the queue to the process that shows progress."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Teller:
-    """Sends progress from a worker to the process that shows it."""
+def _begin(said: Any) -> None:
+    global _said  # noqa: PLW0603 - a queue cannot travel with a task, only with the process
+    _said = said
 
-    said: Any
 
-    def __call__(self, seed: int, doing: str, share: float) -> None:
-        self.said.put((seed, doing, share))
+def _tell(seed: int, doing: str, share: float) -> None:
+    _said.put((seed, doing, share))
 
 
 def _until_done(futures: list[Future[SeedResult]], said: Any) -> Iterator[tuple[int, str, float]]:
     """Yield progress until all futures are done or one has failed; the failure is raised by its result."""
     while True:
         done, waiting = wait(futures, timeout=POLL_SECONDS)
-        while True:
-            try:
-                yield said.get_nowait()
-            except queue.Empty:
-                break
+        while not said.empty():
+            yield said.get()
         for future in done:
             future.result()
         if not waiting:

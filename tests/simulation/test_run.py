@@ -147,7 +147,7 @@ def test_a_report_that_cannot_be_made_leaves_the_old_results_too(tiny: Simulatio
     def broken(_: object) -> str:
         raise DataError("no report")
 
-    monkeypatch.setattr(module, "_seeds", lambda *_: [FakeSeed()])
+    monkeypatch.setattr(module, "_seeds", lambda *_, **__: [FakeSeed()])
     monkeypatch.setattr(module, "results_of", lambda *_, **__: tiny.results)
     monkeypatch.setattr(page, "render", broken)
     with pytest.raises(DataError, match="no report"):
