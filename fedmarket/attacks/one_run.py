@@ -10,8 +10,8 @@ canary's presence. Abstaining is free; several numbers of guesses are paid for b
 
 The second bound, in our words. Let ``C`` be the number of correct among exactly ``r`` guesses and ``t_j = P(C >= j)``.
 Flip canary i's coin: the event "canary i is guessed as its old coin, and at least j - 1 others are guessed right" turns
-from *right with C >= j* to *wrong with C >= j - 1*, and f-DP bounds the first chance by the blow-up ``b = 1 - f`` of the
-second. Averaged over coins and canaries (b is concave)::
+from *right with C >= j* to *wrong with C >= j - 1*, and f-DP bounds the first chance by the blow-up ``b = 1 - f`` of
+the second. Averaged over coins and canaries (b is concave)::
 
     E[C; C >= j] / m  <=  b(E[r - C; C >= j - 1] / m)        for every j from 1 to r
 
