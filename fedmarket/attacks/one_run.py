@@ -73,7 +73,8 @@ class Audit:
     """A lower bound on epsilon at ``delta`` that is false with probability ``significance`` at most.
 
     Attributes:
-        mu: lower bound on mu, if that was asked; epsilon then is what this mu implies.
+        mu: lower bound on mu, if that was asked; epsilon then is what this mu implies, and bounds the epsilon of no
+            mechanism that is not mu-GDP.
         best: the guesses that gave the bound.
         tried: among how many numbers of guesses; each had ``significance / tried``.
     """

@@ -166,7 +166,10 @@ def tpr_at_fpr(scores: Scores, *, false_positive_rate: float, confidence: float)
     """Return the largest true-positive rate of any threshold whose false-positive rate is not above the given one.
 
     The interval is for the rates among all customers, of whom the scores are samples. The estimate takes the observed
-    rates for these, without a random choice between two thresholds.
+    rates for these, without a random choice between two thresholds. "Above the j-th highest of k non-members" flags
+    more of them all than fpr with probability ``P(Bin(k, fpr) < j)`` at most, and flags all that any allowed threshold
+    flags, but with probability ``P(Bin(k, fpr) >= j)``: the largest j for which the first is small gives the lower end,
+    the smallest for which the second is small the upper end.
 
     Guarantees:
         Below the lower end with probability ``(1 - confidence) / 2`` at most, and above the upper end likewise, for
@@ -183,11 +186,10 @@ def tpr_at_fpr(scores: Scores, *, false_positive_rate: float, confidence: float)
     fpr, each = _share(false_positive_rate, name="false_positive_rate"), _error(confidence) / 4
     others = np.sort(scores.nonmembers)[::-1]
     count = others.size
-    chance = binom.sf(np.arange(count), count, fpr)  # P(at least j exceed the true threshold), j = 1, 2, ...
-    safe = int(np.sum(chance >= 1 - each))  # above the safe-th highest, fewer than fpr are found, but for `each`
-    above = 0 if safe == 0 else int(np.sum(scores.members > others[safe - 1]))
-    loose = int(np.sum(chance > each))  # and the threshold is at or above the next one, but for `each`
-    reaching = scores.members.size if loose == count else int(np.sum(scores.members >= others[loose]))
+    chance = binom.sf(np.arange(count), count, fpr)  # P(Bin(k, fpr) >= j) for j = 1, 2, ...
+    safe, loose = int(np.sum(chance >= 1 - each)), int(np.sum(chance > each))
+    above = int(np.sum(scores.members > others[safe - 1])) if safe else 0
+    reaching = int(np.sum(scores.members > others[loose])) if loose < count else scores.members.size
     observed = roc(scores)
     estimate = observed.true_positive_rate[observed.false_positive_rate <= fpr].max()
     return Interval(

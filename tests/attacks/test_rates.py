@@ -94,6 +94,31 @@ def test_rates_at_a_threshold_have_exact_intervals():
     assert rates_at(found, threshold=-100.0, confidence=0.95).true_positive_rate.high == 1.0
 
 
+def test_the_difference_at_a_threshold_has_a_quarter_of_the_error_for_each_bound():
+    found = scores_of(np.arange(40.0), np.arange(100.0) - 70)
+    exact = [binomtest(count, size).proportion_ci(0.975, method="exact") for count, size in ((30, 40), (20, 100))]
+    interval = advantage_at(found, threshold=10.0, confidence=0.95)
+    assert interval.estimate == pytest.approx(0.75 - 0.2)
+    assert interval.low == pytest.approx(exact[0].low - exact[1].high)
+    assert interval.high == pytest.approx(exact[0].high - exact[1].low)
+
+
+def test_the_area_is_bounded_by_the_smaller_sample():
+    found = scores_of(np.full(800, 0.5), np.arange(1000) % 2)
+    interval = auc(found, confidence=0.95)
+    margin = math.sqrt(math.log(40) / 1600)
+    assert (interval.low, interval.estimate, interval.high) == pytest.approx((0.5 - margin, 0.5, 0.5 + margin))
+
+
+def test_tied_non_members_leave_the_threshold_between_two_scores():
+    """Of 1000 non-members 100 score 1 and none above: at 5 % only scores above 1 are called, at 20 % those above 0."""
+    found = scores_of([2.0] * 30 + [1.0] * 30 + [0.0] * 40, np.append(np.ones(100), np.zeros(900)))
+    for rate, called in ((0.05, 30), (0.2, 60)):
+        interval = tpr_at_fpr(found, false_positive_rate=rate, confidence=0.9)
+        exact = binomtest(called, 100).proportion_ci(0.95, method="exact")
+        assert (interval.low, interval.estimate, interval.high) == pytest.approx((exact.low, called / 100, exact.high))
+
+
 def test_bands_are_those_of_dvoretzky_kiefer_wolfowitz():
     found = scores_of(np.full(5000, 1.0), np.append(np.full(7000, 0.0), np.full(3000, 1.0)))
     margin = math.sqrt(math.log(80) / 10_000) + math.sqrt(math.log(80) / 20_000)
