@@ -30,7 +30,7 @@ def loaded_by(*modules: str) -> frozenset[str]:
 
 
 def test_an_auditor_needs_neither_torch_nor_flower():
-    light = modules_of("contract", "privacy", "ledger", "report", "evaluation")
+    light = modules_of("contract", "privacy", "ledger", "report", "evaluation", "attacks")
     assert len(light) > 10
     bare = ("arrays", "cli", "config", "documents", "errors", "files")
     assert not HEAVY & loaded_by(*light, *(f"fedmarket.{name}" for name in bare))
@@ -39,6 +39,13 @@ def test_an_auditor_needs_neither_torch_nor_flower():
 def test_a_contract_is_read_and_a_table_checked_without_torch():
     reading = ("tables", "encode", "transactions", "segments")
     assert not HEAVY & loaded_by(*modules_of("contract"), *(f"fedmarket.data.{name}" for name in reading))
+
+
+def test_attacks_know_scores_and_guarantees_and_nothing_of_how_they_came_about():
+    loaded = {name for name in loaded_by(*modules_of("attacks")) if name.startswith("fedmarket.")}
+    assert {"fedmarket.attacks.rates", "fedmarket.privacy.accountant"} <= loaded
+    allowed = ("fedmarket.attacks", "fedmarket.privacy", "fedmarket.arrays", "fedmarket.errors")
+    assert not [name for name in loaded if not name.startswith(allowed)]
 
 
 def test_the_server_loads_nothing_that_can_name_a_row():
@@ -83,7 +90,7 @@ def test_the_first_round_of_a_simulation_waits_for_nothing_that_only_later_work_
 def test_flower_is_loaded_by_the_rim_alone():
     inner = modules_of(
         "contract", "data", "models", "privacy", "training", "aggregation", "federation", "evaluation", "report",
-        "experiment",
+        "experiment", "attacks",
     )  # fmt: skip
     loaded = loaded_by(*inner)
     assert "fedmarket.federation.party" in loaded
