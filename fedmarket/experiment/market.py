@@ -20,6 +20,7 @@ from fedmarket.federation.party import Party
 from fedmarket.federation.rehearsal import need_rehearsable
 from fedmarket.federation.rows import Rows
 from fedmarket.federation.seat import Seat
+from fedmarket.federation.terms import Terms
 from fedmarket.files import sha256_of
 
 
@@ -69,8 +70,8 @@ class Market:
             return self.names
         return (POOL,) if arm.holders == "pooled" else (alone,)
 
-    def party(self, arm: Arm, name: str, *, seat: Seat | None = None) -> Party:
-        """Return the party called ``name`` with its training rows, under the terms of ``arm``.
+    def party(self, arm: Arm, name: str, *, seat: Seat | None = None, terms: Terms | None = None) -> Party:
+        """Return the party called ``name`` with its training rows, under the terms of ``arm`` where none are given.
 
         Raises:
             ConfigError: if there is no such party.
@@ -80,7 +81,7 @@ class Market:
             raise ConfigError(f"party: expected one of {', '.join(self.names)}, got {name!r}")
         return Party(
             name=name,
-            terms=terms_of(arm, self.config, self.contract, seed=self.seed),
+            terms=terms or terms_of(arm, self.config, self.contract, seed=self.seed),
             rows=self._rows(self.deal.train, members),
             held_out=self._rows(self._held_out(members), members),
             declared_rows=sum(declared_rows(self.customers_in(self.deal.train[member])) for member in members),
