@@ -78,7 +78,7 @@ class Lookup:
     def squared_norms(self) -> torch.Tensor:
         """See :class:`Part`; places of a row with one id add up before their norm is taken."""
         if self._apart:
-            return self.residuals.square().sum(dim=(1, 2))
+            return squares_of(self.residuals.flatten(start_dim=1))
         same = (self.ids[:, :, None] == self.ids[:, None, :]).to(self.residuals.dtype)
         return (same * (self.residuals @ self.residuals.mT)).sum(dim=(1, 2)).clamp_(min=0.0)
 
@@ -87,8 +87,9 @@ class Lookup:
         """Whether no row can have an id twice, as each place has a range of ids of its own."""
         if not len(self.ids):
             return True
-        order = self.ids.amin(dim=0).argsort()
-        return bool((self.ids.amin(dim=0)[order][1:] > self.ids.amax(dim=0)[order][:-1]).all())
+        least, most = self.ids.amin(dim=0).cpu().numpy(), self.ids.amax(dim=0).cpu().numpy()
+        order = least.argsort()
+        return bool((least[order][1:] > most[order][:-1]).all())
 
     def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
         """See :class:`Part`."""
