@@ -7,6 +7,7 @@ from jinja2 import UndefinedError
 from fedmarket.errors import DataError
 from fedmarket.privacy.mechanism import MECHANISM_WORDS
 from fedmarket.report.drawing import HEX, Plot, figure, key_of
+from fedmarket.report.limits import limits
 from fedmarket.report.page import environment
 from fedmarket.report.words import count, short, upwards
 
@@ -43,6 +44,7 @@ def render_audit(verdict: dict[str, Any]) -> str:
             "tiles": tuple(_tiles(verdict)),
             "plots": [(draw_spending(party), numbers_of(party)) for party in verdict["parties"]],
             "party_rows": [_party_row(party, unread=verdict["unread"]) for party in verdict["parties"]],
+            "limits": _limits(verdict),
             "changes": [
                 (change["time"], party["name"], str(change["sequence"]), change["words"])
                 for party in verdict["parties"]
@@ -187,6 +189,17 @@ def _party_row(party: dict[str, Any], *, unread: list[str]) -> tuple[str, ...]:
         count(party["open"]),
         count(party["given_back"]),
     )
+
+
+def _limits(verdict: dict[str, Any]) -> dict[str, Any] | None:
+    """What is left to an attacker on a customer of the party that spent most; None where nothing bounds that."""
+    spent = [party for party in verdict["parties"] if not isinstance(party["epsilon"], str)]
+    if len(spent) < len(verdict["parties"]) or not spent or banner(verdict):
+        return None
+    most = max(spent, key=lambda party: party["epsilon"])
+    used = [each for run in verdict["runs"] for each in run["plan"]["mechanisms"]]
+    gaussian = all(float(each["sample_rate"]) == 1 for each in used)
+    return limits(most["epsilon"], float(most["delta"]), gaussian=gaussian, per=most["per"])
 
 
 def _run(run: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from fedmarket.errors import DataError
 from fedmarket.files import write_text
 from fedmarket.report import plots, words
 from fedmarket.report.drawing import Plot
+from fedmarket.report.limits import limits
 from fedmarket.report.tiles import headline_tiles, value_tiles
 from fedmarket.report.value import (
     left_out,
@@ -119,6 +120,7 @@ def _content(results: dict[str, Any]) -> dict[str, Any]:
         "parties_sentence": words.parties_sentence(results),
         "overlap": words.overlap_sentence(results),
         "ledger": words.ledger_sentence(results),
+        "limits": _limits(results),
         "tiles": tuple(headline_tiles(results)),
         "rankings": rankings,
         "asked": bool(results["configuration"]["privacy"].get("private_evaluation")),
@@ -130,6 +132,15 @@ def _content(results: dict[str, Any]) -> dict[str, Any]:
         "accountants": sorted({name for spent in results["privacy"].values() for name in spent["accountants"]}),
         "configuration": tuple(_flat(results["configuration"])),
     }
+
+
+def _limits(results: dict[str, Any]) -> dict[str, Any] | None:
+    """What is left to an attacker on a row of the party that spent most; None where nothing protects it."""
+    if not words.is_private(results):
+        return None
+    most = max(results["privacy"].values(), key=lambda spent: float(spent["epsilon"]))
+    gaussian = all(mechanism["sample_rate"] == 1 for mechanism in results["plan"]["mechanisms"])
+    return limits(most["epsilon"], most["delta"], gaussian=gaussian, per=results["plan"]["unit"])
 
 
 def _ranking(ranking: dict[str, Any], *, title: str) -> dict[str, Any]:
