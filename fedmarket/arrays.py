@@ -1,6 +1,7 @@
-"""Names for the arrays that travel between the folders."""
+"""Names for the arrays that travel between the folders, and the blocks in which many rows are worked on."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,3 +20,31 @@ RowNumbers = NDArray[np.int64]
 
 AnyArray = NDArray[Any]
 """An array that came from outside and is not yet checked."""
+
+BLOCK = 1 << 16
+"""Rows of a block: few enough that whatever is computed for each takes little memory, many enough for calls to cost
+little."""
+
+
+class Features(Protocol):
+    """Encoded rows (n, width): an array, or what makes an array of those that are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and width."""
+
+    def __len__(self) -> int:
+        """Return how many rows there are."""
+
+    def __getitem__(self, rows: slice | RowNumbers, /) -> FeatureArray:
+        """Return some of the rows, written out."""
+
+
+def blocks_of(rows: int) -> Iterator[slice]:
+    """Yield the rows from the first to the last in blocks; of no rows, one that is empty.
+
+    >>> [(one.start, one.stop) for one in blocks_of(BLOCK + 1)]
+    [(0, 65536), (65536, 65537)]
+    """
+    for start in range(0, max(rows, 1), BLOCK):
+        yield slice(start, min(start + BLOCK, rows))

@@ -8,6 +8,7 @@ import csv
 import gzip
 import io
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 import polars as pl
@@ -39,6 +40,24 @@ def read_table(path: Path) -> pl.DataFrame:
     if name.endswith(".csv.gz"):
         return parse_csv(unzipped(_content(path), source=str(path)), source=str(path))
     raise TableError(f"{path}: unknown kind of file; expected .csv, .csv.gz or .parquet")
+
+
+def compact(table: pl.DataFrame, *, repeating: Collection[str]) -> pl.DataFrame:
+    """Return the same cells in less memory: whole numbers as small as they are, and each different text once.
+
+    Args:
+        table: any.
+        repeating: columns whose texts are few; one that is missing or holds no text is left as it is.
+
+    **Guarantees.** The table is the same as CSV, and so to a hash, and the contract reads the same in each cell.
+    """
+    return pl.DataFrame([_compact(cells, repeats=cells.name in repeating) for cells in table.iter_columns()])
+
+
+def _compact(cells: pl.Series, *, repeats: bool) -> pl.Series:
+    if cells.dtype.is_integer():
+        return cells.shrink_dtype()
+    return cells.cast(pl.Enum(cells.unique().drop_nulls())) if repeats and cells.dtype == pl.String else cells
 
 
 def parse_csv(content: bytes, *, source: str) -> pl.DataFrame:

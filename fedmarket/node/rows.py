@@ -18,7 +18,7 @@ from fedmarket.contract.check import Profile, check_table
 from fedmarket.contract.layout import Layout
 from fedmarket.contract.schema import Contract
 from fedmarket.data.commitment import KEY_SIZE, canonical_lines, contents_hash, held_out, units_of
-from fedmarket.data.encode import encode
+from fedmarket.data.encode import coded, targets_of
 from fedmarket.data.segments import segments_of
 from fedmarket.data.sources import read_source
 from fedmarket.data.transactions import customers_with_counts
@@ -103,11 +103,11 @@ def _encoded(table: pl.DataFrame, contract: Contract, layout: Layout) -> Rows:
     if customers is not None:
         order = np.argsort(customers, kind="stable")
         table, customers = table[order], customers[order]
-    encoded = encode(table, contract, layout)
-    if encoded.targets is None:
-        raise DataError("expected a table with label or value, got one without")
     return Rows(
-        features=encoded.features, targets=encoded.targets, segments=segments_of(table, contract), customers=customers
+        features=coded(table, layout),
+        targets=targets_of(table, contract),
+        segments=segments_of(table, contract),
+        customers=customers,
     )
 
 
