@@ -6,7 +6,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fedmarket.data.tables import parse_csv, parse_long_csv, parse_spaced, read_table
+from fedmarket.contract.cells import can_be_numbers, numbers, words
+from fedmarket.data.tables import compact, parse_csv, parse_long_csv, parse_spaced, read_table
 from fedmarket.errors import TableError
 
 
@@ -149,3 +150,27 @@ def test_a_fault_that_the_fast_reader_sees_is_told_without_a_cell(content: bytes
 def test_a_spaced_document_with_a_fault_is_refused(content: bytes, said: str):
     with pytest.raises(TableError, match=f"^master: {said}"):
         parse_spaced(content, columns=("a", "b"), source="master")
+
+
+CELLS = {
+    "whole": pl.Series([1, None, -70_000, 255], dtype=pl.Int64),
+    "large": pl.Series([2**40, 0, 1, None], dtype=pl.UInt64),
+    "real": pl.Series([0.1, None, 1e-300, 3.0], dtype=pl.Float64),
+    "colour": pl.Series(["red", None, "", 'a "b", c'], dtype=pl.String),
+    "note": pl.Series(["01", "1", None, "x"], dtype=pl.String),
+    "answer": pl.Series([True, None, False, True], dtype=pl.Boolean),
+}
+
+
+def test_a_compact_table_is_the_same_as_csv_and_to_whoever_reads_its_cells():
+    table = pl.DataFrame(CELLS)
+    small = compact(table, repeating=["colour", "answer", "whole", "missing"])
+    assert small.write_csv() == table.write_csv()
+    for name in table.columns:
+        assert words(small[name]).to_list() == words(table[name]).to_list()
+        assert can_be_numbers(small[name]) == (can_be_numbers(table[name]) and name != "colour")
+        if can_be_numbers(small[name]):
+            assert numbers(small[name]).to_list() == numbers(table[name]).to_list()
+    assert small.head(0).write_csv() == compact(table.head(0), repeating=["colour"]).write_csv()
+    assert [cells.dtype for cells in small[["whole", "large", "note"]]] == [pl.Int32, pl.UInt64, pl.String]
+    assert small["colour"].dtype == pl.Enum
