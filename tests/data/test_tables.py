@@ -1,6 +1,7 @@
 """Files are read whole or refused with one line that names the file and no cell."""
 
 import gzip
+import tracemalloc
 from pathlib import Path
 
 import polars as pl
@@ -65,6 +66,36 @@ def test_one_column_may_have_blank_lines(tmp_path: Path):
 def test_a_parquet_file_keeps_its_types(tmp_path: Path):
     table = pl.DataFrame({"a": [1, None], "b": [True, False], "c": ["x", ""]})
     assert read_table(written(tmp_path, parquet(tmp_path, table), "t.parquet")).equals(table)
+
+
+@pytest.mark.parametrize("block", [1, 3, 6, 7])
+def test_a_long_document_is_read_in_blocks_as_in_one_piece(monkeypatch: pytest.MonkeyPatch, block: int):
+    lines = ["a;b", *(f'{number};"x\n{number}"' for number in range(6))]
+    whole = parse_csv("\r\n".join(lines).encode(), source="x")
+    monkeypatch.setattr("fedmarket.data.tables.BLOCK", block)
+    assert parse_csv("\r\n".join(lines).encode(), source="x").equals(whole)
+    assert whole.rows() == [(str(number), f"x\n{number}") for number in range(6)]
+    for place in (3, 6):
+        lines[place] += ";1"
+    with pytest.raises(TableError, match=r"but 2 rows differ \(the first is row 3 below the header\)$"):
+        parse_csv("\n".join(lines).encode(), source="x")
+    lines[6] = '"'
+    with pytest.raises(TableError, match=r"not a csv table \(line 12 cannot be parsed\)$"):
+        parse_csv("\n".join(lines).encode(), source="x")
+
+
+def test_a_long_document_takes_no_more_than_four_times_its_size_in_text_while_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Python's own text of each cell would take several times as much; columns are not traced."""
+    monkeypatch.setattr("fedmarket.data.tables.BLOCK", 1000)
+    content = b"a,b,c\n" + b"12345678,12345678,12345678\n" * 50_000
+    tracemalloc.start()
+    try:
+        assert parse_csv(content, source="x").shape == (50_000, 3)
+        assert tracemalloc.get_traced_memory()[1] <= 4 * len(content)
+    finally:
+        tracemalloc.stop()
 
 
 SECRET = b"98765"
