@@ -22,8 +22,10 @@ AnyArray = NDArray[Any]
 """An array that came from outside and is not yet checked."""
 
 BLOCK = 1 << 16
-"""Rows of a block: few enough that whatever is computed for each takes little memory, many enough for calls to cost
-little."""
+"""Rows that are worked on at once where each is a few numbers: many, as what they are added up to depends on it."""
+
+WIDE = 1 << 13
+"""Rows that are written out at once: few enough that their memory is used again for the next."""
 
 
 class Features(Protocol):
@@ -40,11 +42,12 @@ class Features(Protocol):
         """Return some of the rows, written out."""
 
 
-def blocks_of(rows: int) -> Iterator[slice]:
-    """Yield the rows from the first to the last in blocks; of no rows, one that is empty.
+def blocks_of(rows: int, *, wide: bool = False) -> Iterator[slice]:
+    """Yield the rows from the first to the last in blocks of ``BLOCK``, or ``WIDE``; of no rows, one that is empty.
 
     >>> [(one.start, one.stop) for one in blocks_of(BLOCK + 1)]
     [(0, 65536), (65536, 65537)]
     """
-    for start in range(0, max(rows, 1), BLOCK):
-        yield slice(start, min(start + BLOCK, rows))
+    most = WIDE if wide else BLOCK
+    for start in range(0, max(rows, 1), most):
+        yield slice(start, min(start + most, rows))

@@ -123,7 +123,7 @@ class Releases:
     def _batch_at(self, model: ModelState) -> Batch:
         features = torch.empty(self.rows.features.shape)
         weights = torch.empty(len(features)) if self.terms.schedule.scaled else None
-        for block in blocks_of(len(features)):
+        for block in blocks_of(len(features), wide=True):
             features[block] = seen(self.rows.features[block], model)
             if weights is not None:
                 norms = (torch.linalg.vector_norm(features[block].double(), dim=1) ** 2 + 1.0).sqrt()

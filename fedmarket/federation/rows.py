@@ -69,5 +69,5 @@ class Rows:
 
     def _beyond(self, bound: float) -> int:
         """Return how many rows are not finite or have a norm above ``bound``."""
-        norms = (np.linalg.norm(self.features[block], axis=1) for block in blocks_of(len(self.features)))
+        norms = (np.linalg.norm(self.features[block], axis=1) for block in blocks_of(len(self.features), wide=True))
         return sum(int(np.count_nonzero(~(some <= bound))) for some in norms)

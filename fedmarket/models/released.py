@@ -37,7 +37,7 @@ def seen(features: FeatureArray, state: ModelState) -> torch.Tensor:
 
 def outputs_at(network: Network, state: ModelState, features: Features) -> FloatArray:
     """Return the outputs of ``network`` for encoded rows (n, width), a block of them at a time, (n, outputs)."""
-    blocks = blocks_of(len(features))
+    blocks = blocks_of(len(features), wide=True)
     return np.concatenate([outputs_of(network, seen(features[block], state)) for block in blocks])
 
 

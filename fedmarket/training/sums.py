@@ -32,7 +32,11 @@ def feature_sum(
     row's norm by the mechanism's ``clip_norm`` (see :class:`fedmarket.contract.layout.Layout`), and the mean of bounded
     rows is bounded.
     """
-    return mechanism.noisy(_in_blocks(lambda rows: _summed(features[rows], _at(shares, rows)), len(features)), stream)
+
+    def summed(rows: slice) -> FloatArray:
+        return _summed(features[rows], _at(shares, rows))
+
+    return mechanism.noisy(_in_blocks(summed, len(features), wide=True), stream)
 
 
 def update_sum(
@@ -207,9 +211,9 @@ def held_out_sum(
     return mechanism.noisy(np.concatenate(parts), stream)
 
 
-def _in_blocks(summed: Callable[[slice], FloatArray], rows: int) -> FloatArray:
+def _in_blocks(summed: Callable[[slice], FloatArray], rows: int, *, wide: bool = False) -> FloatArray:
     """Return the sum over all rows of what blocks of them add, so that nothing is computed of more at once."""
-    return np.asarray(np.sum([summed(block) for block in blocks_of(rows)], axis=0))
+    return np.asarray(np.sum([summed(block) for block in blocks_of(rows, wide=wide)], axis=0))
 
 
 def _at(shares: FloatArray | None, rows: slice) -> FloatArray | None:

@@ -30,7 +30,12 @@ class Watched:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedmarket.arrays.BLOCK", BLOCK)
+    cut_small(monkeypatch)
+
+
+def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedmarket.arrays.BLOCK", 2 * BLOCK)
+    monkeypatch.setattr("fedmarket.arrays.WIDE", BLOCK)
 
 
 def watched(rows: Rows) -> Rows:
@@ -57,7 +62,7 @@ def test_no_phase_writes_out_more_than_a_block_and_sums_are_those_of_all_rows(
         terms, centre=rng.normal(0, 0.1, 4), scale=np.full(4, 2.0), parameters=rng.normal(0, 1, terms.parameters)
     )
     whole = releases_of(world.party("a", terms, rows=own, held_out=held), model)
-    monkeypatch.setattr("fedmarket.arrays.BLOCK", BLOCK)
+    cut_small(monkeypatch)
     cut = world.party("a", terms, rows=watched(own), held_out=watched(held))
     for phase, released in releases_of(cut, model).items():
         np.testing.assert_allclose(released, whole[phase], rtol=1e-5, atol=1e-7, err_msg=phase)
