@@ -7,7 +7,7 @@ import polars as pl
 
 from fedmarket.contract.check import check_table
 from fedmarket.contract.schema import Contract
-from fedmarket.data.encode import encode
+from fedmarket.data.encode import coded
 from fedmarket.data.tables import read_table
 from fedmarket.data.transactions import customers_of
 from fedmarket.errors import UsageError
@@ -52,8 +52,7 @@ def score_file(model_path: Path, *, contract: Contract, data: Path, output: Path
     if contract.transactions is not None:
         table = customers_of(table, contract.transactions, source=str(data))
     check_table(table, contract, source=str(data), label_expected=False)
-    features = encode(table, contract, released.layout, label_expected=False).features
-    prediction = predict(released.model, released.objective, released.state, features)
+    prediction = predict(released.model, released.objective, released.state, coded(table, released.layout))
     scores = pl.DataFrame({COLUMNS[name]: values for name, values in prediction.columns.items()})
     scores = scores.insert_column(0, _customers(table, contract))
     with appearing(output) as temporary:

@@ -13,8 +13,9 @@ import polars as pl
 
 from fedmarket.contract.cells import can_be_numbers, can_be_words, misspelt, numbers, words
 from fedmarket.contract.columns import CategoryColumn, NumericColumn, Value
-from fedmarket.contract.layout import Layout, Slots
+from fedmarket.contract.layout import Layout
 from fedmarket.contract.schema import Contract
+from fedmarket.data.coded import Coded
 from fedmarket.errors import ConfigError, DataError
 
 Floats = npt.NDArray[np.float32]
@@ -47,14 +48,32 @@ def encode(table: pl.DataFrame, contract: Contract, layout: Layout, *, label_exp
     **Guarantees.** Each row's norm is at most ``layout.norm_bound``. Row i of the result depends on row i alone. A
     feature out of bounds is refused, never clipped.
     """
-    features = np.zeros((table.height, layout.width), dtype=np.float32)
-    for slots in layout.slots:
-        if slots.column.name not in table.columns:
-            raise DataError(f"column {slots.column.name!r}: missing")
-        _fill(features[:, slots.start : slots.stop], table[slots.column.name], slots)
+    features = coded(table, layout)[:]
     columns = [part.column for part in (contract.label, contract.value) if part is not None]
     has_targets = label_expected and all(name in table.columns for name in columns)
     return Encoded(features=features, targets=targets_of(table, contract) if has_targets else None)
+
+
+def coded(table: pl.DataFrame, layout: Layout) -> Coded:
+    """Return the features of ``table`` as :func:`encode` does, in a form that takes a tenth of the memory.
+
+    Raises:
+        DataError: if a cell breaks the contract; column names and counts only.
+    """
+    found = Coded.blank(table.height, layout)
+    numeric = iter(found.numbers.T)
+    for slots, ones in zip(layout.slots, found.ones.T, strict=True):
+        column = slots.column
+        if column.name not in table.columns:
+            raise DataError(f"column {column.name!r}: missing")
+        cells = table[column.name]
+        if isinstance(column, CategoryColumn):
+            ones[:] = slots.start + _places_of_words(_words(cells, column.name), column)
+        else:
+            values = _values(cells, column)
+            ones[:] = slots.start + _places_of_numbers(values, column, binned=slots.binned)
+            next(numeric)[:] = _scaled(values, column)
+    return found
 
 
 def targets_of(table: pl.DataFrame, contract: Contract) -> Floats:
@@ -122,35 +141,27 @@ def _value(contract: Contract) -> Value:
     return contract.value
 
 
-def _fill(places: Floats, cells: pl.Series, slots: Slots) -> None:
-    column = slots.column
-    if isinstance(column, CategoryColumn):
-        _fill_category(places, _words(cells, column.name), column)
-    else:
-        _fill_numeric(places, _values(cells, column), column, binned=slots.binned)
-
-
-def _fill_category(places: Floats, said: pl.Series, column: CategoryColumn) -> None:
+def _places_of_words(said: pl.Series, column: CategoryColumn) -> npt.NDArray[np.int64]:
     """One place for each word of the vocabulary, then "other", then "missing"."""
     place_of = {word: place for place, word in enumerate(column.vocabulary)}
     other, missing = len(place_of), len(place_of) + 1
     place = said.replace_strict(place_of, default=other, return_dtype=pl.Int64)
-    place = place.set(said.is_null(), missing)
-    places[np.arange(len(places)), place.to_numpy()] = 1.0
+    return place.set(said.is_null(), missing).to_numpy()
 
 
-def _fill_numeric(places: Floats, values: pl.Series, column: NumericColumn, *, binned: bool) -> None:
-    """The scaled value, the flag "missing", then the bins [low, high); a missing value is in no bin."""
-    missing = values.is_null().to_numpy()
-    present = np.flatnonzero(~missing)
-    known = values.drop_nulls().to_numpy()
-    above, width = known - column.lower, column.upper - column.lower
+def _places_of_numbers(values: pl.Series, column: NumericColumn, *, binned: bool) -> npt.NDArray[np.int64]:
+    """The scaled value's own place, the flag "missing", then the bins [low, high); a missing value is in no bin."""
+    known = values.fill_null(column.lower).to_numpy()
+    place = 2 + np.searchsorted(column.edges, known, side="right") if binned else np.zeros(len(known), dtype=np.int64)
+    return np.where(values.is_null().to_numpy(), 1, place)
+
+
+def _scaled(values: pl.Series, column: NumericColumn) -> npt.NDArray[np.float64]:
+    """The values from -1 to 1 as they lie between the public bounds, 0 where missing."""
+    above, width = values.to_numpy() - column.lower, column.upper - column.lower
     if column.log_unit is not None:
         above, width = np.log1p(above / column.log_unit), math.log1p(width / column.log_unit)
-    places[present, 0] = (2.0 * (above / width) - 1.0).clip(-1.0, 1.0)
-    places[missing, 1] = 1.0
-    if binned:
-        places[present, 2 + np.searchsorted(column.edges, known, side="right")] = 1.0
+    return np.where(values.is_null().to_numpy(), 0.0, (2.0 * (above / width) - 1.0).clip(-1.0, 1.0))
 
 
 def _values(cells: pl.Series, column: NumericColumn) -> pl.Series:

@@ -64,16 +64,18 @@ def partition(
     return _named(_without_empty(lambda: _skewed(groups, how, rng), how))
 
 
-def by_name(party: npt.NDArray[np.str_]) -> dict[str, Indices]:
+def by_name(party: pl.Series) -> dict[str, Indices]:
     """Return the row numbers of each party from the party's name in each row.
 
-    >>> by_name(np.array(["b", "a", "b"]))["b"].tolist()
+    >>> by_name(pl.Series(["b", "a", "b"]))["b"].tolist()
     [0, 2]
     """
-    return {str(name): np.flatnonzero(party == name) for name in np.unique(party)}
+    rows = pl.DataFrame({"party": party, "row": pl.int_range(len(party), eager=True)})
+    hands = rows.group_by("party", maintain_order=True).agg("row").sort("party")
+    return {name: hand.to_numpy() for name, hand in zip(*hands, strict=True)}
 
 
-def _party_column(table: pl.DataFrame, name: str) -> npt.NDArray[np.str_]:
+def _party_column(table: pl.DataFrame, name: str) -> pl.Series:
     if name not in table.columns:
         raise DataError(f"partition column {name!r}: missing")
     if not can_be_words(table[name]):
@@ -81,24 +83,25 @@ def _party_column(table: pl.DataFrame, name: str) -> npt.NDArray[np.str_]:
     names = words(table[name])
     if names.null_count():
         raise DataError(f"partition column {name!r}: expected a party in each row, {names.null_count()} are missing")
-    return np.array(names.to_list(), dtype=np.str_)
+    return names
 
 
-def _acquired(first_days: npt.NDArray[np.datetime64] | None, how: AcquisitionPartition) -> npt.NDArray[np.str_]:
+def _acquired(first_days: npt.NDArray[np.datetime64] | None, how: AcquisitionPartition) -> pl.Series:
     """The month or quarter of each first day, as ``1997-01`` or ``1997-Q1``."""
     if first_days is None:
         raise DataError("partition acquisition: expected a contract with transactions, which tell first purchases")
     months = first_days.astype("datetime64[M]")
     if how.period == "month":
-        return months.astype(np.str_)
+        return pl.Series(months.astype(np.str_))
     quarters = months.astype(np.int64) % 12 // 3 + 1
-    return np.char.add(np.char.add(months.astype("datetime64[Y]").astype(np.str_), "-Q"), quarters.astype(np.str_))
+    years = months.astype("datetime64[Y]").astype(np.str_)
+    return pl.Series(np.char.add(np.char.add(years, "-Q"), quarters.astype(np.str_)))
 
 
-def _hashed(cells: npt.NDArray[np.str_], parties: int) -> list[Indices]:
-    names, place_of = np.unique(cells, return_inverse=True)
-    places = [int.from_bytes(hashlib.sha256(str(name).encode()).digest()) % parties for name in names]
-    place = np.array(places, dtype=np.int64)[place_of]
+def _hashed(cells: pl.Series, parties: int) -> list[Indices]:
+    names = cells.unique()
+    places = [int.from_bytes(hashlib.sha256(name.encode()).digest()) % parties for name in names]
+    place = cells.replace_strict(names, pl.Series(places), return_dtype=pl.Int64).to_numpy()
     hands = [np.flatnonzero(place == number) for number in range(parties)]
     if empty := sum(not hand.size for hand in hands):
         raise DataError(f"partition hash: {len(names)} different cells leave {empty} of {parties} parties empty")

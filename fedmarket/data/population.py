@@ -11,16 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from fedmarket.config import DataSection, OwnFile, SyntheticMarket
+from fedmarket.config import ColumnPartition, DataSection, OwnFile, SyntheticMarket
 from fedmarket.contract.cells import words
 from fedmarket.contract.check import check_table
+from fedmarket.contract.columns import CategoryColumn
 from fedmarket.contract.schema import Contract, Target
 from fedmarket.data.encode import spent_of, targets_of
 from fedmarket.data.partition import Indices, by_name, partition
 from fedmarket.data.public import public_set
 from fedmarket.data.segments import segments_of
 from fedmarket.data.synthetic import synthetic_market
-from fedmarket.data.tables import read_table
+from fedmarket.data.tables import compact, read_table
 from fedmarket.data.transactions import Counts, Customers, customers_with_counts
 from fedmarket.errors import DataError
 
@@ -104,7 +105,7 @@ def load_population(data: DataSection, contract: Contract) -> Population:
     table = made.table if made else rows.table
     check_table(table, contract, source=rows.source)
     return Population(
-        table=table,
+        table=compact(table, repeating=_repeating(data, contract)),
         target_names=contract.targets,
         targets=targets_of(table, contract),
         spent=made.spent if made else spent_of(table, contract) if contract.value else None,
@@ -169,13 +170,21 @@ def _from_lines(rows: _Rows, contract: Contract) -> Customers | None:
     return customers_with_counts(rows.table, contract.transactions, source=rows.source)
 
 
+def _repeating(data: DataSection, contract: Contract) -> list[str]:
+    """Return the columns with few different words: categories, the label, and what parties are told apart by."""
+    partition_ = None if isinstance(data.source, SyntheticMarket) else data.source.partition
+    names = [column.name for column in contract.columns if isinstance(column, CategoryColumn)]
+    names += [contract.label.column] if contract.label else []
+    return names + ([partition_.column] if isinstance(partition_, ColumnPartition) else [])
+
+
 def _labels(population: Population) -> npt.NDArray[np.float32] | None:
     return population.labels if "response" in population.target_names else None
 
 
 def _hands(population: Population, data: DataSection, rng: np.random.Generator) -> dict[str, Indices]:
     if population.party is not None:
-        return by_name(population.party)
+        return by_name(pl.Series(population.party))
     if isinstance(data.source, SyntheticMarket):
         raise DataError("synthetic market: expected a party for each row, got none")
     how, days = data.source.partition, population.first_days

@@ -7,12 +7,19 @@ columns are numbers. A guess would read the category ``"01"`` as ``1`` at one pa
 import csv
 import gzip
 import io
+import itertools
 import zlib
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
+from fedmarket.arrays import BLOCK
 from fedmarket.errors import TableError
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 SEPARATORS = (",", ";", "\t")
 
@@ -41,19 +48,38 @@ def read_table(path: Path) -> pl.DataFrame:
     raise TableError(f"{path}: unknown kind of file; expected .csv, .csv.gz or .parquet")
 
 
+def compact(table: pl.DataFrame, *, repeating: Collection[str]) -> pl.DataFrame:
+    """Return the same cells in less memory: whole numbers as small as they are, and each different text once.
+
+    Args:
+        table: any.
+        repeating: columns whose texts are few; one that is missing or holds no text is left as it is.
+
+    **Guarantees.** The table is the same as CSV, and so to a hash, and the contract reads the same in each cell.
+    """
+    return pl.DataFrame([_compact(cells, repeats=cells.name in repeating) for cells in table.iter_columns()])
+
+
+def _compact(cells: pl.Series, *, repeats: bool) -> pl.Series:
+    if cells.dtype.is_integer():
+        return cells.shrink_dtype()
+    return cells.cast(pl.Enum(cells.unique().drop_nulls())) if repeats and cells.dtype == pl.String else cells
+
+
 def parse_csv(content: bytes, *, source: str) -> pl.DataFrame:
     r"""Return the csv document ``content`` as a table of text columns; see :func:`read_table`.
 
     >>> parse_csv("客户;age\n李雷;31".encode(), source="example").columns
     ['客户', 'age']
     """
-    text = _text(content, source).rstrip("\r\n")
+    content = content.rstrip(b"\r\n")
+    text = _text(content, source)
     if not text:
         raise TableError(f"{source}: the file is empty; expected a header line")
-    header, rows = _fields(text, _separator(text.partition("\n")[0]), source)
-    columns = zip(*rows, strict=True) if rows else ([] for _ in header)
-    cells = [pl.Series(name, values, dtype=pl.String) for name, values in zip(header, columns, strict=True)]
-    return pl.DataFrame([column.set(column == "", None) for column in cells])
+    separator = _separator(text.partition("\n")[0])
+    del text  # it is decoded again line by line, as it would take its size several times over
+    lines = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+    return _table(csv.reader(lines, delimiter=separator, strict=True), source)
 
 
 def parse_long_csv(content: bytes, *, source: str) -> pl.DataFrame:
@@ -111,21 +137,33 @@ def _separator(header: str) -> str:
     return max(SEPARATORS, key=bare.count)
 
 
-def _fields(text: str, separator: str, source: str) -> tuple[list[str], list[list[str]]]:
-    """The header and all rows, after checking that these are equally wide and that no name is used twice."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+def _table(reader: "Reader", source: str) -> pl.DataFrame:
+    """The table, made of blocks of rows, after checking that these are equally wide and that no name is used twice."""
+    blocks: list[pl.DataFrame] = []
+    ragged: list[int] = []
     try:
         header = next(reader)
+        _check_header(header, source)
         # A blank line is a missing value in a table of one column and a broken row in any other.
-        rows = [fields or [""] for fields in reader]
+        for first in itertools.count(1, BLOCK):
+            rows = [fields or [""] for fields in itertools.islice(reader, BLOCK)]
+            ragged += [number for number, fields in enumerate(rows, start=first) if len(fields) != len(header)]
+            if not ragged and (rows or not blocks):
+                blocks.append(_frame(header, rows))
+            if len(rows) < BLOCK:
+                break
     except csv.Error:
         raise TableError(f"{source}: not a csv table (line {reader.line_num} cannot be parsed)") from None
-    _check_header(header, source)
-    ragged = [number for number, fields in enumerate(rows, start=1) if len(fields) != len(header)]
     if ragged:
         told = f"{len(ragged)} rows differ (the first is row {ragged[0]} below the header)"
         raise TableError(f"{source}: expected {len(header)} fields in each row, but {told}")
-    return header, rows
+    return pl.concat(blocks)
+
+
+def _frame(header: list[str], rows: list[list[str]]) -> pl.DataFrame:
+    columns = zip(*rows, strict=True) if rows else ([] for _ in header)
+    cells = [pl.Series(name, values, dtype=pl.String) for name, values in zip(header, columns, strict=True)]
+    return pl.DataFrame([column.set(column == "", None) for column in cells])
 
 
 def _check_header(header: list[str], source: str) -> None:

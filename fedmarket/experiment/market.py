@@ -1,18 +1,21 @@
 """The simulated market of one seed: every party's encoded rows, dealt once and used by all arms."""
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 
-from fedmarket.arrays import FeatureArray, RowNumbers
+from fedmarket.arrays import RowNumbers, blocks_of
 from fedmarket.config import DataSection, ExperimentConfig, load_config
 from fedmarket.contract.layout import Layout
 from fedmarket.contract.schema import Contract, load_contract
-from fedmarket.data.encode import encode
+from fedmarket.data.coded import Coded
+from fedmarket.data.encode import coded
 from fedmarket.data.population import Deal, Population, deal, load_population
 from fedmarket.errors import ConfigError
 from fedmarket.experiment.arms import Arm, layout_for, terms_of
@@ -21,7 +24,6 @@ from fedmarket.federation.rehearsal import need_rehearsable
 from fedmarket.federation.rows import Rows
 from fedmarket.federation.seat import Seat
 from fedmarket.federation.terms import Terms
-from fedmarket.files import sha256_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,7 @@ class Market:
     contract: Contract
     layout: Layout
     population: Population = field(repr=False)
-    features: FeatureArray = field(repr=False)
+    features: Coded = field(repr=False)
     deal: Deal = field(repr=False)
     seed: int
 
@@ -96,8 +98,7 @@ class Market:
         Each is SHA-256 of the contract's columns of these rows as CSV, in their order.
         """
         table = self.population.table
-        train, test = (table[dealt[name]].write_csv().encode() for dealt in (self.deal.train, self.deal.test))
-        return sha256_of(train), sha256_of(test)
+        return _hash_of(table, self.deal.train[name]), _hash_of(table, self.deal.test[name])
 
     def _held_out(self, members: tuple[str, ...]) -> dict[str, RowNumbers]:
         """Return the test rows of ``members``, without customers whom another of them trains on."""
@@ -114,7 +115,7 @@ class Market:
             # Pooled rows come from several parties: a customer of two of them is one customer here.
             numbers = numbers[np.argsort(customers[numbers], kind="stable")]
         return Rows(
-            features=self.features[numbers],
+            features=self.features.taken(numbers),
             targets=self.population.targets[numbers],
             segments=None if segments is None else segments[numbers],
             customers=None if customers is None else customers[numbers],
@@ -159,6 +160,14 @@ def declared_rows(rows: int) -> int:
     return max(step, round(rows / step) * step)
 
 
+def _hash_of(table: pl.DataFrame, rows: RowNumbers) -> str:
+    """Return the SHA-256 of some rows as CSV, of which a block at a time is there as text."""
+    digest = hashlib.sha256()
+    for block in blocks_of(len(rows)):
+        digest.update(table[rows[block]].write_csv(include_header=block.start == 0).encode())
+    return digest.hexdigest()
+
+
 def forget_markets() -> None:
     """Read documents and table anew the next time: they may have changed since."""
     for cached in (_population, _features, open_market):
@@ -171,8 +180,8 @@ def _population(data: DataSection, contract: Contract) -> Population:
 
 
 @lru_cache(maxsize=1)
-def _features(data: DataSection, contract: Contract, layout: Layout) -> FeatureArray:
-    return encode(_population(data, contract).table, contract, layout).features
+def _features(data: DataSection, contract: Contract, layout: Layout) -> Coded:
+    return coded(_population(data, contract).table, layout)
 
 
 @lru_cache(maxsize=2)

@@ -6,13 +6,13 @@ from typing import TypedDict
 import numpy as np
 import torch
 
-from fedmarket.arrays import FloatArray
+from fedmarket.arrays import FloatArray, blocks_of
 from fedmarket.errors import DataError
 from fedmarket.federation.rows import Rows
 from fedmarket.federation.terms import Terms
 from fedmarket.models.network import Network, load_vector, network_of, outputs_of
 from fedmarket.models.prediction import log_odds_of, prediction_of
-from fedmarket.models.released import seen, typical_customer
+from fedmarket.models.released import outputs_at, seen, typical_customer
 from fedmarket.models.state import ModelState
 from fedmarket.privacy.mechanism import Mechanism, Phase
 from fedmarket.privacy.noise import Stream
@@ -60,7 +60,7 @@ class Releases:
         if phase == "evaluate":
             return self._held_out(model, noise)
         rows, objective = self.rows, self.terms.objective
-        outputs = self._outputs(model, self._batch(model).features.cpu())
+        outputs = self._outputs(model)
         if phase == "calibrate":
             return calibration_sum(objective, outputs, model.calibration, rows.targets, shares=rows.shares, **noise)
         prediction = prediction_of(objective, outputs, model.calibration)
@@ -91,7 +91,9 @@ class Releases:
 
     def _held_out(self, model: ModelState, noise: NoiseOf) -> FloatArray:
         rows, objective = self.held_out, self.terms.objective
-        outputs = self._outputs(model, seen(rows.features, model))
+        load_vector(self._network, model.parameters)
+        with one_thread():
+            outputs = outputs_at(self._network, model, rows.features)
         log_odds = log_odds_of(objective, outputs, model.calibration)
         return held_out_sum(
             log_odds[:, 0] if objective.response else None,
@@ -104,23 +106,31 @@ class Releases:
             **noise,
         )
 
-    def _outputs(self, model: ModelState, features: torch.Tensor) -> FloatArray:
+    def _outputs(self, model: ModelState) -> FloatArray:
+        """Return the network's outputs for the training rows, (n, outputs)."""
+        features = self._batch(model).features
         load_vector(self._network, model.parameters)
         with one_thread():
-            return outputs_of(self._network, features)
+            return np.concatenate(
+                [outputs_of(self._network, features[rows].cpu()) for rows in blocks_of(len(features))]
+            )
 
     def _batch(self, model: ModelState) -> Batch:
         """Return the training rows as the network sees them; that is the same in all rounds but the first."""
         key = model.centre.tobytes() + model.scale.tobytes()
         if self._seen is None or self._seen[0] != key:
+            self._seen = None  # what was seen before goes first: there is room for one
             self._seen = (key, self._batch_at(model))
         return self._seen[1]
 
     def _batch_at(self, model: ModelState) -> Batch:
-        features, weights = seen(self.rows.features, model), None
-        if self.terms.schedule.scaled:
-            norms = (torch.linalg.vector_norm(features.double(), dim=1) ** 2 + 1.0).sqrt()
-            weights = (self.terms.scaling.row_norm / norms).float()
+        features = torch.empty(self.rows.features.shape)
+        weights = torch.empty(len(features)) if self.terms.schedule.scaled else None
+        for block in blocks_of(len(features), wide=True):
+            features[block] = seen(self.rows.features[block], model)
+            if weights is not None:
+                norms = (torch.linalg.vector_norm(features[block].double(), dim=1) ** 2 + 1.0).sqrt()
+                weights[block] = self.terms.scaling.row_norm / norms
         customers = self.rows.customers
         return Batch(
             features=features,

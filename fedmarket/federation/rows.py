@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedmarket.arrays import FeatureArray, FloatArray, RowNumbers
+from fedmarket.arrays import FeatureArray, Features, FloatArray, RowNumbers, blocks_of
 from fedmarket.errors import DataError
 from fedmarket.models.objectives import Objective
 from fedmarket.privacy.mechanism import ROW_TOLERANCE
@@ -15,13 +15,13 @@ class Rows:
     """Encoded rows, never shown.
 
     Attributes:
-        features: (n, width).
+        features: (n, width); an array, or what is written out a block at a time.
         targets: (n, targets); see :class:`fedmarket.models.objectives.Objective`.
         segments: (n,) in which segment each row is, from 0; None where none are counted.
         customers: (n,) whose row each is, where a customer may have several; rising, so that they stand together.
     """
 
-    features: FeatureArray = field(repr=False)
+    features: Features = field(repr=False)
     targets: FeatureArray = field(repr=False)
     segments: RowNumbers | None = field(default=None, repr=False)
     customers: RowNumbers | None = field(default=None, repr=False)
@@ -54,8 +54,7 @@ class Rows:
             value, upper = self.targets[:, -1], objective.value.upper * (1 + ROW_TOLERANCE)
             if count := int(np.count_nonzero(~((value >= 0) & (value <= upper)))):
                 raise DataError(f"party {party}: {count} values are not between 0 and the contract's upper bound")
-        beyond = ~(np.linalg.norm(self.features, axis=1) <= norm_bound * (1 + ROW_TOLERANCE))
-        if count := int(np.count_nonzero(beyond)):
+        if count := self._beyond(norm_bound * (1 + ROW_TOLERANCE)):
             raise DataError(f"party {party}: {count} encoded rows are not finite or beyond the norm bound")
         if rows > most:  # the integer range holds the sum of so many rows and no more
             raise DataError(f"party {party}: has more rows than federation.max_party_rows = {most}")
@@ -67,3 +66,8 @@ class Rows:
             and np.all((self.segments >= 0) & (self.segments < segments))
         ):
             raise DataError(f"party {party}: expected each row in one of {segments} segments")
+
+    def _beyond(self, bound: float) -> int:
+        """Return how many rows are not finite or have a norm above ``bound``."""
+        norms = (np.linalg.norm(self.features[block], axis=1) for block in blocks_of(len(self.features), wide=True))
+        return sum(int(np.count_nonzero(~(some <= bound))) for some in norms)

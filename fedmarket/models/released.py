@@ -10,13 +10,13 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from fedmarket.arrays import FeatureArray
+from fedmarket.arrays import FeatureArray, Features, FloatArray, blocks_of
 from fedmarket.config import Model
 from fedmarket.contract.layout import Layout, layout_of
 from fedmarket.contract.schema import Contract
 from fedmarket.errors import ConfigError, TableError
 from fedmarket.files import appearing
-from fedmarket.models.network import load_vector, network_of, outputs_of, parameter_count
+from fedmarket.models.network import Network, load_vector, network_of, outputs_of, parameter_count
 from fedmarket.models.objectives import Objective, objective_of
 from fedmarket.models.prediction import Prediction, prediction_of
 from fedmarket.models.state import ModelState
@@ -30,17 +30,24 @@ _SPEC: TypeAdapter[Model] = TypeAdapter(Model)
 def seen(features: FeatureArray, state: ModelState) -> torch.Tensor:
     """Return the rows as the network sees them, ``(features - centre) * scale``, (n, width) float32."""
     with np.errstate(over="ignore", invalid="ignore"):  # rows that overflow add nothing, and no warning tells of them
-        rows = (features - state.centre.astype(np.float32)) * state.scale.astype(np.float32)
+        rows = features - state.centre.astype(np.float32)
+        rows *= state.scale.astype(np.float32)
     return torch.from_numpy(rows)
 
 
+def outputs_at(network: Network, state: ModelState, features: Features) -> FloatArray:
+    """Return the outputs of ``network`` for encoded rows (n, width), a block of them at a time, (n, outputs)."""
+    blocks = blocks_of(len(features), wide=True)
+    return np.concatenate([outputs_of(network, seen(features[block], state)) for block in blocks])
+
+
 def predict(
-    model: Model, objective: Objective, state: ModelState, features: FeatureArray, *, calibrated: bool = True
+    model: Model, objective: Objective, state: ModelState, features: Features, *, calibrated: bool = True
 ) -> Prediction:
     """Return what the model says of each encoded row of (n, width); without ``calibrated``, the network's own word."""
     network = network_of(model, features.shape[1], objective)
     load_vector(network, state.parameters)
-    outputs = outputs_of(network, seen(features, state))
+    outputs = outputs_at(network, state, features)
     return prediction_of(objective, outputs, state.calibration if calibrated else None)
 
 

@@ -6,6 +6,7 @@ Who is held out follows from a secret key beside the ledger and from each custom
 
 import secrets
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from fedmarket.contract.check import Profile, check_table
 from fedmarket.contract.layout import Layout
 from fedmarket.contract.schema import Contract
 from fedmarket.data.commitment import KEY_SIZE, canonical_lines, contents_hash, held_out, units_of
-from fedmarket.data.encode import encode
+from fedmarket.data.encode import coded, targets_of
 from fedmarket.data.segments import segments_of
 from fedmarket.data.sources import read_source
 from fedmarket.data.transactions import customers_with_counts
@@ -81,12 +82,7 @@ def _of_table(partner: Partner, data: TableRows, agreement: Agreement) -> OwnRow
     table = customers_with_counts(read, terms, source=said).table if terms else read
     profile = check_table(table, contract, source=said)
     key = _split_key(partner.books)
-    kept = held_out(units_of(read, contract), share=data.held_out_share, key=key)
-    lines = canonical_lines(read, contract)
-    hashes = tuple(
-        contents_hash([line for line, out in zip(lines, kept.tolist(), strict=True) if out is side])
-        for side in (False, True)
-    )
+    hashes, kept = _committed(read, contract, share=data.held_out_share, key=key)
     if terms:
         kept = held_out(units_of(table, contract), share=data.held_out_share, key=key)
     if not (kept.any() and not kept.all()):
@@ -95,7 +91,17 @@ def _of_table(partner: Partner, data: TableRows, agreement: Agreement) -> OwnRow
         )
     layout = layout_for(agreement.config, contract)
     train, test = (_encoded(table.filter(side), contract, layout) for side in (pl.Series(~kept), pl.Series(kept)))
-    return OwnRows(rows=train, held_out=test, hashes=(hashes[0], hashes[1]), profile=profile)
+    return OwnRows(rows=train, held_out=test, hashes=hashes, profile=profile)
+
+
+def _committed(
+    read: pl.DataFrame, contract: Contract, *, share: float, key: bytes
+) -> tuple[tuple[str, str], npt.NDArray[np.bool_]]:
+    """Return the hashes of what is trained on and of what is held out, and which lines of ``read`` are the latter."""
+    lines = canonical_lines(read, contract)
+    alone = contract.privacy.customer_column is None  # then a customer is a line, and there is no second list of them
+    kept = held_out(lines if alone else units_of(read, contract), share=share, key=key)
+    return (contents_hash(list(compress(lines, ~kept))), contents_hash(list(compress(lines, kept)))), kept
 
 
 def _encoded(table: pl.DataFrame, contract: Contract, layout: Layout) -> Rows:
@@ -103,11 +109,11 @@ def _encoded(table: pl.DataFrame, contract: Contract, layout: Layout) -> Rows:
     if customers is not None:
         order = np.argsort(customers, kind="stable")
         table, customers = table[order], customers[order]
-    encoded = encode(table, contract, layout)
-    if encoded.targets is None:
-        raise DataError("expected a table with label or value, got one without")
     return Rows(
-        features=encoded.features, targets=encoded.targets, segments=segments_of(table, contract), customers=customers
+        features=coded(table, layout),
+        targets=targets_of(table, contract),
+        segments=segments_of(table, contract),
+        customers=customers,
     )
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from fedmarket.arrays import FloatArray
 from fedmarket.contract.layout import layout_of
 from fedmarket.contract.transactions import TransactionTerms
-from fedmarket.data.encode import encode
+from fedmarket.data.encode import coded
 from fedmarket.errors import ConfigError, DataError
 from fedmarket.experiment.arms import start_for
 from fedmarket.experiment.market import Market
@@ -27,8 +27,8 @@ DAYS_IN_A_WEEK = 7.0
 def arm_prediction(market: Market, state: ModelState, *, calibrated: bool = True) -> Prediction:
     """Return what the model ``state`` says of the common test rows."""
     model = market.config.model
-    features = market.features[market.test_rows]
-    return predict(model, objective_of(model, market.contract), state, features, calibrated=calibrated)
+    rows = market.features.taken(market.test_rows)
+    return predict(model, objective_of(model, market.contract), state, rows, calibrated=calibrated)
 
 
 def boosted_prediction(market: Market) -> Prediction:
@@ -37,7 +37,7 @@ def boosted_prediction(market: Market) -> Prediction:
     from fedmarket.training.baselines import boosted_probabilities, boosted_values  # noqa: PLC0415
 
     contract, train, test = market.contract, market.train_rows, market.test_rows
-    features = encode(market.population.table, contract, layout_of(contract, binning=False)).features
+    features = coded(market.population.table, layout_of(contract, binning=False))
     targets, seed = market.population.targets[train], market.seed
     response = value = None
     if contract.label is not None:

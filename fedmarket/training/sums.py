@@ -5,11 +5,13 @@ added here, before anything is rounded to the words' grid, masked or sent. The b
 :class:`fedmarket.privacy.shape.Shape`.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from scipy.special import expit
 
-from fedmarket.arrays import FeatureArray, FloatArray, RowNumbers
+from fedmarket.arrays import FeatureArray, Features, FloatArray, RowNumbers, blocks_of
 from fedmarket.models.network import Network
 from fedmarket.models.objectives import Objective
 from fedmarket.models.prediction import Prediction, log_odds_of, reach_of
@@ -22,7 +24,7 @@ from fedmarket.training.gradients import Gradients
 
 
 def feature_sum(
-    features: FeatureArray, *, shares: FloatArray | None = None, mechanism: Mechanism, stream: Stream
+    features: Features, *, shares: FloatArray | None = None, mechanism: Mechanism, stream: Stream
 ) -> FloatArray:
     """Return the noisy sum over customers of their encoded row, or the mean of their rows, (width,).
 
@@ -30,8 +32,11 @@ def feature_sum(
     row's norm by the mechanism's ``clip_norm`` (see :class:`fedmarket.contract.layout.Layout`), and the mean of bounded
     rows is bounded.
     """
-    total = features.sum(axis=0, dtype=np.float64) if shares is None else shares @ features.astype(np.float64)
-    return mechanism.noisy(total, stream)
+
+    def summed(rows: slice) -> FloatArray:
+        return _summed(features[rows], _at(shares, rows))
+
+    return mechanism.noisy(_in_blocks(summed, len(features), wide=True), stream)
 
 
 def update_sum(
@@ -104,13 +109,17 @@ def calibration_sum(
         q = 1 - |r| that is 2 (1 - q)^2 + 3 q^2 (1 - q)^2 <= 2 for q in [0, 1], since (1 - q)^2 (2 + 3 q^2) falls
         from 2 at q = 0.
     """
-    labels, rates = objective.labels(targets), expit(log_odds_of(objective, outputs, calibration))
-    statistics = []
-    for head in range(objective.probabilities):
-        rate, reach = rates[:, head], reach_of(outputs[:, head], float(calibration[3 * head + 2]))
-        residual, weight = labels[:, head] - rate, rate * (1.0 - rate)
-        statistics += [residual, residual * reach, weight, weight * reach, weight * reach**2]
-    return mechanism.noisy(_summed(np.stack(statistics, axis=1), shares), stream)
+
+    def summed(rows: slice) -> FloatArray:
+        raw, labels, statistics = outputs[rows], objective.labels(targets[rows]), []
+        rates = expit(log_odds_of(objective, raw, calibration))
+        for head in range(objective.probabilities):
+            rate, reach = rates[:, head], reach_of(raw[:, head], float(calibration[3 * head + 2]))
+            residual, weight = labels[:, head] - rate, rate * (1.0 - rate)
+            statistics += [residual, residual * reach, weight, weight * reach, weight * reach**2]
+        return _summed(np.stack(statistics, axis=1), _at(shares, rows))
+
+    return mechanism.noisy(_in_blocks(summed, len(outputs)), stream)
 
 
 def level_sum(
@@ -133,8 +142,12 @@ def level_sum(
     value = prediction.value if prediction.value is not None else np.zeros(len(spent))
     expected = prediction.conditional if prediction.conditional is not None else value
     purchase = prediction.purchase if prediction.purchase is not None else np.ones(len(spent))
-    relative = _bounded(spent, expected, LEVEL_REACH)
-    return mechanism.noisy(_summed(np.stack([relative, purchase / 2.0], axis=1), shares), stream)
+
+    def summed(rows: slice) -> FloatArray:
+        relative = _bounded(spent[rows], expected[rows], LEVEL_REACH)
+        return _summed(np.stack([relative, purchase[rows] / 2.0], axis=1), _at(shares, rows))
+
+    return mechanism.noisy(_in_blocks(summed, len(spent)), stream)
 
 
 def segment_sum(
@@ -156,8 +169,13 @@ def segment_sum(
     Guarantees:
         The norm of a customer's part is at most sqrt(1/4 + 1/4 + 1).
     """
-    parts = np.stack([np.full(len(value), 0.5), responded / 2.0, _bounded(value, typical, SEGMENT_REACH)], axis=1)
-    return mechanism.noisy(_grouped(parts, segments, count, shares), stream)
+
+    def summed(rows: slice) -> FloatArray:
+        half = responded[rows] / 2.0
+        parts = np.stack([np.full(len(half), 0.5), half, _bounded(value[rows], typical, SEGMENT_REACH)], axis=1)
+        return _grouped(parts, segments[rows], count, _at(shares, rows))
+
+    return mechanism.noisy(_in_blocks(summed, len(value)), stream)
 
 
 def held_out_sum(
@@ -193,15 +211,24 @@ def held_out_sum(
     return mechanism.noisy(np.concatenate(parts), stream)
 
 
+def _in_blocks(summed: Callable[[slice], FloatArray], rows: int, *, wide: bool = False) -> FloatArray:
+    """Return the sum over all rows of what blocks of them add, so that nothing is computed of more at once."""
+    return np.asarray(np.sum([summed(block) for block in blocks_of(rows, wide=wide)], axis=0))
+
+
+def _at(shares: FloatArray | None, rows: slice) -> FloatArray | None:
+    return None if shares is None else shares[rows]
+
+
 def _bounded(amount: FloatArray, unit: FloatArray | float, reach: float) -> FloatArray:
     """Return ``min(amount / unit, reach) / reach``, between 0 and 1 also where the unit is 0 or below."""
     most = np.maximum(reach * np.asarray(unit), 0.0)
     return np.asarray(np.clip(amount, 0.0, most) / np.maximum(most, 1e-300))
 
 
-def _summed(rows: FloatArray, shares: FloatArray | None) -> FloatArray:
+def _summed(rows: FloatArray | FeatureArray, shares: FloatArray | None) -> FloatArray:
     """Return the sum of (n, k) rows, or of the mean row of each customer, (k,)."""
-    return np.asarray(rows.sum(axis=0) if shares is None else shares @ rows)
+    return np.asarray(rows.sum(axis=0, dtype=np.float64) if shares is None else shares @ rows.astype(np.float64))
 
 
 def _grouped(rows: FloatArray, groups: RowNumbers, count: int, shares: FloatArray | None) -> FloatArray:

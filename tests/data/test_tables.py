@@ -1,12 +1,14 @@
 """Files are read whole or refused with one line that names the file and no cell."""
 
 import gzip
+import tracemalloc
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from fedmarket.data.tables import parse_csv, parse_long_csv, parse_spaced, read_table
+from fedmarket.contract.cells import can_be_numbers, numbers, words
+from fedmarket.data.tables import compact, parse_csv, parse_long_csv, parse_spaced, read_table
 from fedmarket.errors import TableError
 
 
@@ -64,6 +66,36 @@ def test_one_column_may_have_blank_lines(tmp_path: Path):
 def test_a_parquet_file_keeps_its_types(tmp_path: Path):
     table = pl.DataFrame({"a": [1, None], "b": [True, False], "c": ["x", ""]})
     assert read_table(written(tmp_path, parquet(tmp_path, table), "t.parquet")).equals(table)
+
+
+@pytest.mark.parametrize("block", [1, 3, 6, 7])
+def test_a_long_document_is_read_in_blocks_as_in_one_piece(monkeypatch: pytest.MonkeyPatch, block: int):
+    lines = ["a;b", *(f'{number};"x\n{number}"' for number in range(6))]
+    whole = parse_csv("\r\n".join(lines).encode(), source="x")
+    monkeypatch.setattr("fedmarket.data.tables.BLOCK", block)
+    assert parse_csv("\r\n".join(lines).encode(), source="x").equals(whole)
+    assert whole.rows() == [(str(number), f"x\n{number}") for number in range(6)]
+    for place in (3, 6):
+        lines[place] += ";1"
+    with pytest.raises(TableError, match=r"but 2 rows differ \(the first is row 3 below the header\)$"):
+        parse_csv("\n".join(lines).encode(), source="x")
+    lines[6] = '"'
+    with pytest.raises(TableError, match=r"not a csv table \(line 12 cannot be parsed\)$"):
+        parse_csv("\n".join(lines).encode(), source="x")
+
+
+def test_a_long_document_takes_no_more_than_four_times_its_size_in_text_while_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Python's own text of each cell would take several times as much; columns are not traced."""
+    monkeypatch.setattr("fedmarket.data.tables.BLOCK", 1000)
+    content = b"a,b,c\n" + b"12345678,12345678,12345678\n" * 50_000
+    tracemalloc.start()
+    try:
+        assert parse_csv(content, source="x").shape == (50_000, 3)
+        assert tracemalloc.get_traced_memory()[1] <= 4 * len(content)
+    finally:
+        tracemalloc.stop()
 
 
 SECRET = b"98765"
@@ -149,3 +181,27 @@ def test_a_fault_that_the_fast_reader_sees_is_told_without_a_cell(content: bytes
 def test_a_spaced_document_with_a_fault_is_refused(content: bytes, said: str):
     with pytest.raises(TableError, match=f"^master: {said}"):
         parse_spaced(content, columns=("a", "b"), source="master")
+
+
+CELLS = {
+    "whole": pl.Series([1, None, -70_000, 255], dtype=pl.Int64),
+    "large": pl.Series([2**40, 0, 1, None], dtype=pl.UInt64),
+    "real": pl.Series([0.1, None, 1e-300, 3.0], dtype=pl.Float64),
+    "colour": pl.Series(["red", None, "", 'a "b", c'], dtype=pl.String),
+    "note": pl.Series(["01", "1", None, "x"], dtype=pl.String),
+    "answer": pl.Series([True, None, False, True], dtype=pl.Boolean),
+}
+
+
+def test_a_compact_table_is_the_same_as_csv_and_to_whoever_reads_its_cells():
+    table = pl.DataFrame(CELLS)
+    small = compact(table, repeating=["colour", "answer", "whole", "missing"])
+    assert small.write_csv() == table.write_csv()
+    for name in table.columns:
+        assert words(small[name]).to_list() == words(table[name]).to_list()
+        assert can_be_numbers(small[name]) == (can_be_numbers(table[name]) and name != "colour")
+        if can_be_numbers(small[name]):
+            assert numbers(small[name]).to_list() == numbers(table[name]).to_list()
+    assert small.head(0).write_csv() == compact(table.head(0), repeating=["colour"]).write_csv()
+    assert [cells.dtype for cells in small[["whole", "large", "note"]]] == [pl.Int32, pl.UInt64, pl.String]
+    assert small["colour"].dtype == pl.Enum

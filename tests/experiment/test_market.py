@@ -1,5 +1,6 @@
 """One deal serves all arms, a changed document is read anew, and what does not fit is found before a round."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from fedmarket.data.synthetic import synthetic_market
+from fedmarket.data.tables import read_table
 from fedmarket.errors import ConfigError, UsageError
 from fedmarket.experiment.arms import ARMS, arm_named, terms_of
 from fedmarket.experiment.market import POOL, Market, MarketKey, declared_rows, forget_markets, open_market
@@ -132,6 +134,21 @@ def test_a_partys_rows_carry_values_and_segments_of_their_customers(write_value_
                 np.testing.assert_array_equal(rows.segments, market.population.segments[numbers])
         pool = market.party(arm_named("pooled"), POOL).rows
         np.testing.assert_array_equal(pool.segments, market.population.segments[market.train_rows])
+
+
+@pytest.mark.parametrize("block", [7, 100_000])
+def test_a_ledger_commits_to_the_table_as_it_was_read_however_it_is_kept(
+    path: Path, clients: Path, monkeypatch: pytest.MonkeyPatch, block: int
+):
+    """The hash is of the party's rows as CSV in one piece: of the table of the market, or of the file."""
+    monkeypatch.setattr("fedmarket.arrays.BLOCK", block)
+    made = synthetic_market(customers=1500, parties=4, seed=7).table
+    for document, table in ((path, made), (clients, read_table(clients.parent / "clients.csv"))):
+        market = opened(document)
+        for name in market.names:
+            dealt = (market.deal.train[name], market.deal.test[name])
+            hashes = tuple(hashlib.sha256(table[rows].write_csv().encode()).hexdigest() for rows in dealt)
+            assert market.row_hashes(name) == hashes
 
 
 # Customers with several rows.

@@ -15,9 +15,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from fedmarket.cli.main import main
+from fedmarket.contract.schema import load_contract
+from fedmarket.data.commitment import canonical_lines, contents_hash, held_out
 from fedmarket.data.synthetic import synthetic_market
 from fedmarket.errors import UsageError
 from fedmarket.federation.identity import load_identity
+from fedmarket.ledger.entries import commitment
 from fedmarket.node import preflight as preflights
 from fedmarket.node.beginning import begin
 from fedmarket.node.preflight import Server, preflight
@@ -91,6 +94,15 @@ def table() -> pl.DataFrame:
 REAL = ('generator = "seeded-for-tests"', 'generator = "operating-system"')
 
 
+def documented_data_set(nodes, table: pl.DataFrame, *, share: float) -> str:
+    """Return the commitment to a table of which each row is a customer, by the documented steps."""
+    contract, books = load_contract(nodes.config.with_name("contract.toml")), nodes.books(0)
+    lines = canonical_lines(table, contract)
+    kept = held_out(lines, share=share, key=(books / "split").read_bytes())
+    sides = ([line for line, out in zip(lines, kept, strict=True) if out == side] for side in (False, True))
+    return commitment(*map(contents_hash, sides), salt=(books / "salt").read_bytes())
+
+
 def test_a_table_of_ones_own_is_read_split_and_committed_to_the_same_each_time(make_nodes, table):
     nodes = make_nodes(REAL)
     own_table(nodes, table)
@@ -101,6 +113,7 @@ def test_a_table_of_ones_own_is_read_split_and_committed_to_the_same_each_time(m
     first = nodes.desk(0)
     data_set = first.party.books.ledger.state.data_set
     assert len(first.party.rows.features) == trained
+    assert data_set == documented_data_set(nodes, table, share=0.25)
     first.close()
     own_order = table.sample(fraction=1.0, shuffle=True, seed=1)
     own_order.write_csv(nodes.folder / "customers.csv")
