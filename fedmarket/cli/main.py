@@ -2,7 +2,7 @@
 
 One module for each kind of user: ``experiments`` for researchers, ``tables`` for whoever holds customers,
 ``identities`` for those who take part, ``party`` for whoever runs a partner's node, ``budget`` for whoever keeps its
-ledger, ``audit`` for those who check what was said.
+ledger, ``audit`` for those who check what was said, ``attack`` for those who doubt it.
 """
 
 import sys
@@ -11,6 +11,7 @@ from typing import Annotated
 import click
 import typer
 
+from fedmarket.cli.attack import attack
 from fedmarket.cli.audit import export, verify
 from fedmarket.cli.budget import budget_app, ledger_app
 from fedmarket.cli.console import INTERRUPTED, fail, out
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
-for command in (simulate, frontier, pretrain, check, predict, verify, export):
+for command in (simulate, frontier, attack, pretrain, check, predict, verify, export):
     app.command()(command)
 app.add_typer(keys_app, name="keys")
 app.add_typer(roster_app, name="roster")

@@ -1,0 +1,92 @@
+"""The command for whoever doubts a claim: attack an experiment's own run."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedmarket.cli.console import err, open_page, out, shown
+
+if TYPE_CHECKING:
+    from fedmarket.simulation.attack import OnAttack
+
+REFUTED = 1
+"""Exit code of a gate that is red."""
+
+
+def attack(
+    config: Annotated[Path, typer.Argument(help="The experiment, one complete TOML document.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key for this run; repeatable.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the results instead of the configured one.")] = None,
+    canaries: Annotated[int, typer.Option(min=40, help="Invented customers of the audit.")] = 2000,
+    runs: Annotated[int, typer.Option(min=64, help="Runs of the whole federation, with and without privacy.")] = 64,
+    targets: Annotated[int, typer.Option(min=4, help="Customers whose membership is in question.")] = 200,
+    party: Annotated[str | None, typer.Option(help="Whose customers; by default the smallest party's.")] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show the page in a browser, where there is one.")] = False,
+) -> None:
+    """Attack an experiment: can its epsilon be refuted, and what does an attacker gain with and without privacy?
+
+    Audits the released arm with canaries in a twin run, and tries membership inference on whole federations that are
+    run again in memory. Nothing is released and no ledger is touched. Writes [bold]risk.json[/] and
+    [bold]risk.html[/]. Ends with 1 if the claimed epsilon is refuted.
+
+    [bold]Examples[/]
+
+      fedmarket attack experiments/demo/config.toml
+
+      fedmarket attack experiments/bank-marketing/config.toml --party student --set privacy.epsilon=4
+    """
+    from fedmarket.config import load_config
+    from fedmarket.simulation.workers import prepare
+
+    changes = [*(set_ or ()), *([f"output={json.dumps(str(output.resolve()))}"] if output else ())]
+    prepare(load_config(config, changes=tuple(changes)).workers)
+    from fedmarket.report.risk import headline
+    from fedmarket.simulation.attack import attack as run
+
+    with _progress() as on_attack:
+        found = run(
+            config,
+            changes=tuple(changes),
+            canaries=canaries,
+            runs=runs,
+            targets=targets,
+            watched=party,
+            on_attack=on_attack,
+        )
+    out.print(headline(found.results), soft_wrap=True, markup=False)
+    for reading in found.results["gate"]["readings"]:
+        out.print(f"  {reading['words']}", soft_wrap=True, markup=False)
+    for name in ("risk.html", "risk.json"):
+        out.print(f"  {shown(found.folder / name)}", soft_wrap=True)
+    if open_:
+        open_page(found.folder / "risk.html")
+    if found.red:
+        raise typer.Exit(REFUTED)
+
+
+@contextmanager
+def _progress() -> "Iterator[OnAttack]":
+    """Give a callback that shows one bar on a terminal, and a line for each quarter elsewhere."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    if not err.is_terminal:
+        said: dict[str, int] = {}
+
+        def tell(doing: str, share: float) -> None:
+            quarter = int(4 * share)
+            if said.get(doing, -1) < quarter:
+                said[doing] = quarter
+                err.print(f"{doing}: {share:.0%}", markup=False)
+
+        yield tell
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        bar = progress.add_task("attacking", total=1.0)
+        yield lambda doing, share: progress.update(bar, description=doing, completed=share)

@@ -1,0 +1,265 @@
+"""``attack``: can what a plan claims be refuted, and what would an attacker gain with and without it?
+
+The experiment's own data, code and plan are attacked in memory. Nothing of it is released, and no ledger is touched.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedmarket import __version__
+from fedmarket.arrays import RowNumbers
+from fedmarket.attacks.reduction import Reduction
+from fedmarket.config import load_config
+from fedmarket.errors import UsageError
+from fedmarket.experiment.arms import JOINT, Arm, arm_named, start_for, terms_of
+from fedmarket.experiment.market import Market, MarketKey, forget_markets, open_market
+from fedmarket.files import need_writable, write_text
+from fedmarket.privacy.noise import Stream
+from fedmarket.risk.canaries import CANARIES
+from fedmarket.risk.gate import Judgement, Verdict, gate
+from fedmarket.risk.membership import Figures, membership, reductions
+from fedmarket.risk.replica import in_the_open, replica
+from fedmarket.risk.shadows import FEWEST_RUNS, View, Watch, fair_coins, leverages, most_exposed, shadows
+from fedmarket.simulation.workers import pool_of
+
+FORMAT = "fedmarket-risk/1"
+CONFIDENCE = 0.95
+TARGETS = 200
+"""Customers whose membership is in question: half of them at random, half the most exposed."""
+
+BASELINE = "federated"
+"""The arm without privacy: what is at stake."""
+
+RANDOM, EXPOSED = "random customers", "the most exposed customers"
+
+Group = str
+Measured = dict[Group, dict[View, Figures]]
+OnAttack = Callable[[str, float], None]
+"""Told what is being done, and which share of it is behind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attacked:
+    """A finished attack: its document, where its files are, and whether the gate is red."""
+
+    results: dict[str, Any]
+    folder: Path
+    red: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """Customers of one party whose membership is in question.
+
+    Attributes:
+        watched: the party.
+        numbers: (m,) their places among its customers, rising.
+        groups: which of them are in which group, (m,) booleans.
+    """
+
+    watched: str
+    numbers: RowNumbers
+    groups: Mapping[Group, Any]
+
+
+def attack(
+    config_path: Path,
+    *,
+    changes: tuple[str, ...] = (),
+    canaries: int = CANARIES,
+    runs: int = FEWEST_RUNS,
+    targets: int = TARGETS,
+    watched: str | None = None,
+    on_attack: OnAttack = lambda _doing, _share: None,
+) -> Attacked:
+    """Attack the released arm of the experiment at ``config_path``; write ``risk.json`` and ``risk.html``.
+
+    Args:
+        config_path: the experiment; its first seed deals the rows.
+        changes: to the experiment, as of ``simulate``.
+        canaries: of the audit's twin.
+        runs: of the whole federation, for each of both arms.
+        targets: customers whose membership is in question.
+        watched: the party that they are of; by default the smallest, whose customers hide among the fewest.
+        on_attack: told how far it is.
+
+    Raises:
+        FedmarketError: what is wrong with documents, data or plan, by file, key or column.
+    """
+    forget_markets()
+    config = load_config(config_path, changes=changes)
+    folder = Path(config.output)
+    need_writable(folder)
+    market = open_market(MarketKey(config=config_path, changes=changes, seed=config.seeds[0]))
+    market.check(arm_named(JOINT))
+    chosen = targets_of(market, watched or smallest(market), targets)
+    on_attack("auditing with canaries", 0.0)
+    judgement = gate(market, canaries=canaries, watched=chosen.watched)
+    found: dict[str, Measured] = {}
+    for name in (BASELINE, JOINT):
+        found[name] = measured(market, arm_named(name), chosen, runs=runs, on_attack=on_attack)
+    results = _document(market, judgement, chosen, found, runs=runs)
+    from fedmarket.report.risk import render_risk  # noqa: PLC0415 - draws with matplotlib, which no run needs
+
+    page = render_risk(results)
+    write_text(folder / "risk.json", json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(folder / "risk.html", page)
+    return Attacked(results=results, folder=folder, red=judgement.verdict is Verdict.VIOLATED)
+
+
+def smallest(market: Market) -> str:
+    """Return the party with the fewest training customers."""
+    return min(market.names, key=lambda name: market.customers_in(market.deal.train[name]))
+
+
+def targets_of(market: Market, watched: str, count: int) -> Targets:
+    """Return ``count`` customers of ``watched``, half of them drawn, half the most exposed without privacy.
+
+    Raises:
+        UsageError: if the party is not there or too small.
+    """
+    if watched not in market.names:
+        raise UsageError(f"watched: expected one of {', '.join(market.names)}, got {watched!r}")
+    arm = arm_named(BASELINE)
+    terms, parties = federation_of(market, arm)
+    customers = market.customers_in(market.deal.train[watched])
+    if not 4 <= 2 * count <= customers:
+        raise UsageError(f"targets: expected 2 to {customers // 2} of party {watched}'s {customers} customers, got {count}")
+    model = replica(terms, parties, start=start_for(market.config, market.contract)).model
+    exposed = most_exposed(leverages(terms, parties[watched].rows, model), count // 2)
+    others = np.setdiff1d(np.arange(customers), exposed)
+    drawn = np.random.default_rng(market.seed).choice(others, count - count // 2, replace=False)
+    numbers = np.sort(np.concatenate([exposed, drawn]))
+    return Targets(
+        watched=watched,
+        numbers=numbers,
+        groups={RANDOM: np.isin(numbers, drawn), EXPOSED: np.isin(numbers, exposed)},
+    )
+
+
+def federation_of(market: Market, arm: Arm) -> tuple[Any, dict[str, Any]]:
+    """Return the terms of ``arm`` with sums in the open, and all parties under them."""
+    terms = in_the_open(terms_of(arm, market.config, market.contract, seed=market.seed))
+    return terms, {name: market.party(arm, name, terms=terms) for name in market.names}
+
+
+def measured(
+    market: Market, arm: Arm, chosen: Targets, *, runs: int, on_attack: OnAttack = lambda _doing, _share: None
+) -> Measured:
+    """Return what membership inference attains against ``arm``, of each group of targets and for each view."""
+    terms, parties = federation_of(market, arm)
+    watch = Watch(
+        terms=terms,
+        parties=parties,
+        watched=chosen.watched,
+        targets=chosen.numbers,
+        start=start_for(market.config, market.contract),
+    )
+    coins = fair_coins(runs, len(chosen.numbers), Stream.secret())
+    with _pool(market.config.workers) as pool:
+        run_all = partial(_told, pool, f"running {arm.description} {runs} times", runs, on_attack)
+        found = shadows(watch, coins, run_all=run_all)
+    return membership(found, chosen.groups, variance="global", confidence=CONFIDENCE)
+
+
+def _pool(workers: int) -> Any:
+    return pool_of(workers) if workers > 1 else nullcontext()
+
+
+def _told(
+    pool: ProcessPoolExecutor | None,
+    doing: str,
+    runs: int,
+    on_attack: OnAttack,
+    work: Callable[..., Any],
+    tasks: Iterable[Any],
+) -> Iterable[Any]:
+    found = pool.map(work, tasks) if pool else map(work, tasks)
+    for done, one in enumerate(found):
+        on_attack(doing, (done + 1) / runs)
+        yield one
+
+
+def _document(
+    market: Market, judgement: Judgement, chosen: Targets, found: dict[str, Measured], *, runs: int
+) -> dict[str, Any]:
+    plan = terms_of(arm_named(JOINT), market.config, market.contract, seed=market.seed).plan
+    spent = plan.spent()
+    return {
+        "format": FORMAT,
+        "name": market.config.name,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "source": market.population.source,
+        "unit": plan.unit,
+        "generator": plan.generator,
+        "private": plan.private,
+        "epsilon": spent.epsilon,
+        "delta": spent.delta,
+        "noise": market.config.privacy.noise,
+        "full_batch": all(mechanism.sample_rate == 1 for mechanism in plan.mechanisms),
+        "gate": gate_document(judgement),
+        "membership": {
+            "watched": chosen.watched,
+            "customers": market.customers_in(market.deal.train[chosen.watched]),
+            "groups": {name: int(np.sum(mask)) for name, mask in chosen.groups.items()},
+            "runs": runs,
+            "confidence": CONFIDENCE,
+            "arms": {name: measured_document(one) for name, one in found.items()},
+            "descriptions": {name: arm_named(name).description for name in found},
+            "reductions": reduction_document(found[BASELINE], found[JOINT], noise=market.config.privacy.noise),
+        },
+        "version": __version__,
+    }
+
+
+def gate_document(judgement: Judgement) -> dict[str, Any]:
+    """Return a judgement as JSON."""
+    return {
+        "verdict": judgement.verdict.name.lower(),
+        "words": judgement.verdict.value,
+        "canaries": judgement.canaries,
+        "runs": judgement.runs,
+        "false_alarm_rate": judgement.false_alarm_rate,
+        "readings": [
+            {**asdict(reading), "verdict": reading.verdict.name.lower(), "words": reading.words}
+            for reading in judgement.readings
+        ],
+    }
+
+
+def measured_document(found: Measured) -> dict[str, Any]:
+    """Return figures as JSON: group, view, figure."""
+    return {group: {view: asdict(figures) for view, figures in views.items()} for group, views in found.items()}
+
+
+VIEWED: dict[str, tuple[View, View]] = {"local": ("update", "update"), "distributed": ("update", "aggregate")}
+"""By the kind of noise: what a server without protection sees, and what is left to see with it."""
+
+
+def reduction_document(before: Measured, after: Measured, *, noise: str) -> list[dict[str, Any]]:
+    """Return the certified reductions of each group, from one party's visible update to what is seen with privacy."""
+    first, then = VIEWED[noise]
+    found = []
+    for group in before:
+        one = reductions(before[group][first], after[group][then])
+        figures = {"advantage": one.advantage}
+        figures |= {
+            f"tpr_{at.asked:g}": each
+            for at, each in zip(before[group][first].at_rates, one.at_rates, strict=True)
+        }
+        found.append({"group": group, "before": first, "after": then, "figures": {
+            name: {"certified": each.certified, "estimate": each.estimate, "words": ""}
+            if isinstance(each, Reduction)
+            else {"certified": None, "estimate": None, "words": each.words}
+            for name, each in figures.items()
+        }})
+    return found
