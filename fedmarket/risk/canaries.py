@@ -25,8 +25,9 @@ What is another than in the real run, and why no guarantee may depend on it:
 * a public start is left out: it was made for another width.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -42,7 +43,6 @@ from fedmarket.models.objectives import Objective
 from fedmarket.models.state import ModelState
 from fedmarket.privacy.mechanism import ROW_TOLERANCE, Mechanism
 from fedmarket.privacy.noise import Stream
-from fedmarket.privacy.plan import PrivacyPlan
 from fedmarket.risk.replica import Seen, in_the_open, replica
 
 CANARIES = 2000
@@ -91,11 +91,10 @@ class Twin:
             FedmarketError: what would end a real run.
         """
         terms = self.terms if noise else without_noise(self.terms)
-        parties = {name: _under(terms, party) for name, party in self.parties.items()}
-        watched, rows = self.parties[self.watched], self.canaries
-        chosen = _taken(rows, included)
-        parties[self.watched] = _under(terms, watched, rows=_together(watched.rows, chosen))
-        return replica(terms, parties)
+        parties = {name: replace(party, terms=terms) for name, party in self.parties.items()}
+        watched = parties[self.watched]
+        rows = _together(watched.rows, _taken(self.canaries, included))
+        return replica(terms, parties | {self.watched: replace(watched, rows=rows)})
 
     def own(self, vectors: FloatArray, model: ModelState) -> FloatArray:
         """Return what parameters or their updates (..., p) have in the canaries' own places, (..., units, m).
@@ -145,40 +144,45 @@ def twin_of(
     name = min(parties) if watched is None else watched
     if name not in parties or not canaries >= 2:
         raise ConfigError(f"twin: expected one of {', '.join(sorted(parties))} and 2 canaries, got {name}, {canaries}")
-    average, count = _average(parties), sum(party.declared_rows for party in parties.values()) + canaries // 2
-    bound = terms.plan.mechanism("centre").clip_norm
-    average *= min(1.0, AVERAGE_SHARE * bound / max(float(np.linalg.norm(average)), 1e-12))
-    value = float(np.sqrt(bound**2 - np.sum(average**2))) * (1 - ROW_TOLERANCE)
-    features = np.zeros((canaries, terms.width + canaries), dtype=np.float32)
-    features[:, : terms.width] = average
-    features[np.arange(canaries), terms.width + np.arange(canaries)] = value
-    watched_rows = parties[name].rows
-    widened = in_the_open(_widened(terms, canaries, rows=len(watched_rows.features) + canaries))
-    std = widened.plan.mechanism("centre").noise_std * np.sqrt(len(parties)) / count
-    widened = replace(widened, scaling=_scaling(widened, average, value=value, mean=0.4 * std + value / (2 * count)))
-    known = {own: _under(widened, _padded(party, widened, canaries)) for own, party in parties.items()}
-    known[name] = _under(widened, known[name], declared_rows=parties[name].declared_rows + canaries // 2)
-    last = None if watched_rows.customers is None else int(np.max(watched_rows.customers, initial=-1)) + 1
+    home, count = parties[name], sum(party.declared_rows for party in parties.values()) + canaries // 2
+    average, value = _average(parties, bound=terms.plan.mechanism("centre").clip_norm)
+    wide = in_the_open(_widened(terms, canaries, rows=len(home.rows.features) + canaries))
+    std = wide.plan.mechanism("centre").noise_std * math.sqrt(len(parties)) / count
+    wide = replace(wide, scaling=_scaling(wide, average, value=value, mean=0.4 * std + value / (2 * count)))
+    padded = {one: _padded(party, wide, canaries) for one, party in parties.items()}
+    padded[name] = replace(padded[name], declared_rows=home.declared_rows + canaries // 2)
+    last = None if home.rows.customers is None else int(np.max(home.rows.customers, initial=0))
+    own = np.eye(canaries, dtype=np.float32) * value
     return Twin(
-        terms=widened,
-        parties=known,
+        terms=wide,
+        parties=padded,
         watched=name,
         canaries=Rows(
-            features=features,
+            features=np.concatenate([np.tile(average.astype(np.float32), (canaries, 1)), own], axis=1),
             targets=_targets(terms.objective, parties, canaries),
-            segments=None if watched_rows.segments is None else np.zeros(canaries, dtype=watched_rows.segments.dtype),
-            customers=None if last is None else np.arange(last, last + canaries),
+            segments=None if home.rows.segments is None else np.zeros(canaries, dtype=np.int64),
+            customers=None if last is None else last + 1 + np.arange(canaries),
         ),
     )
 
 
 def without_noise(terms: Terms, *, sampled: bool = True) -> Terms:
-    """Return the terms of the same run without noise, and if asked without sampling: as a control, never for real."""
-    bare = (
-        replace(one, noise_multiplier=0.0, grid=None, sample_rate=one.sample_rate if sampled else 1.0)
-        for one in terms.plan.mechanisms
-    )
+    """Return the terms of the same run without noise, and if asked without sampling: as a control, never for real.
+
+    Steps are as long as if there were noise, which they follow.
+    """
+    silent = (Silent(**{part.name: getattr(one, part.name) for part in fields(one)}) for one in terms.plan.mechanisms)
+    bare = (one if sampled else replace(one, sample_rate=1.0) for one in silent)
     return replace(terms, plan=replace(terms.plan, mechanisms=tuple(bare)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silent(Mechanism):
+    """A mechanism that says which noise it adds, and adds none."""
+
+    def noisy_each(self, exact: FloatArray, streams: Sequence[Stream]) -> FloatArray:  # noqa: ARG002 - as its parent
+        """Return ``exact``."""
+        return exact
 
 
 def _widened(terms: Terms, more: int, *, rows: int) -> Terms:
@@ -196,7 +200,7 @@ def _widened(terms: Terms, more: int, *, rows: int) -> Terms:
         grid = replace(mechanism.grid, resolution=float(mechanism.grid.resolution * coarser), slack=slack)
         return replace(longer, grid=grid)
 
-    plan: PrivacyPlan = replace(terms.plan, mechanisms=tuple(map(sized, terms.plan.mechanisms)))
+    plan = replace(terms.plan, mechanisms=tuple(map(sized, terms.plan.mechanisms)))
     scaling = replace(
         terms.scaling,
         row_norm=max(terms.scaling.row_norm, FILLING * plan.mechanism("update").clip_norm),
@@ -227,10 +231,12 @@ def _scaling(terms: Terms, average: FloatArray, *, value: float, mean: float) ->
     return found
 
 
-def _average(parties: Mapping[str, Party]) -> FloatArray:
-    """Return the mean row of all parties, (width,)."""
+def _average(parties: Mapping[str, Party], *, bound: float) -> tuple[FloatArray, float]:
+    """Return the mean row of all parties, (width,), shortened if it must be, and what ``bound`` leaves beside it."""
     total = np.sum([party.rows.features.sum(axis=0, dtype=np.float64) for party in parties.values()], axis=0)
-    return np.asarray(total / sum(len(party.rows.features) for party in parties.values()))
+    average = total / sum(len(party.rows.features) for party in parties.values())
+    average *= min(1.0, AVERAGE_SHARE * bound / max(float(np.linalg.norm(average)), 1e-12))
+    return average, float(np.sqrt(bound**2 - np.sum(average**2))) * (1 - ROW_TOLERANCE)
 
 
 def _targets(objective: Objective, parties: Mapping[str, Party], canaries: int) -> FeatureArray:
@@ -252,12 +258,6 @@ def _padded(party: Party, terms: Terms, more: int) -> Party:
         return replace(rows, features=np.pad(rows.features, ((0, 0), (0, more))))
 
     return replace(party, terms=terms, rows=wider(party.rows), held_out=wider(party.held_out), seat=None, books=None)
-
-
-def _under(terms: Terms, party: Party, *, rows: Rows | None = None, declared_rows: int | None = None) -> Party:
-    return replace(
-        party, terms=terms, rows=rows or party.rows, declared_rows=declared_rows or party.declared_rows, books=None
-    )
 
 
 def _taken(rows: Rows, included: AnyArray) -> Rows:

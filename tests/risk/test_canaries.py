@@ -12,7 +12,7 @@ from fedmarket.experiment.arms import JOINT, arm_named, terms_of
 from fedmarket.experiment.market import MarketKey, open_market
 from fedmarket.federation.party import Party
 from fedmarket.federation.terms import Terms
-from fedmarket.risk.canaries import Twin, twin_of, without_noise
+from fedmarket.risk.canaries import Twin, twin_of
 from fedmarket.risk.replica import in_the_open
 from fedmarket.risk.scores import look_at, scores_of
 
@@ -82,6 +82,28 @@ def test_without_noise_its_own_place_has_what_is_expected_of_an_included_canary_
     np.testing.assert_allclose(looked.seen, looked.expected * coins, atol=1e-5)
 
 
+def test_without_noise_it_is_the_same_run_with_steps_as_long(real):
+    """The control is one of the attack, not of another training."""
+    twin = twin_of(*real(), canaries=100)
+    none = np.zeros(100, dtype=np.bool_)
+    silent, noisy = twin.run(none, noise=False), twin.run(none)
+    for seen in (silent, noisy):
+        rows = sum(party.declared_rows for party in twin.parties.values())
+        moved = seen.asked[1].parameters - seen.asked[0].parameters
+        np.testing.assert_allclose(moved, -noisy_step(twin, rows) * seen.totals[0] / rows, rtol=1e-9, atol=1e-15)
+
+
+def noisy_step(twin: Twin, rows: int) -> float:
+    schedule, std = twin.terms.schedule, twin.terms.plan.mechanism("update").noise_std * np.sqrt(len(twin.parties))
+    walk = schedule.noise_walk * (1 - schedule.momentum) / np.sqrt(schedule.rounds)
+    return min(schedule.learning_rate, walk / (std / rows))
+
+
+def test_a_public_start_is_left_out(real):
+    terms, parties = real()
+    assert twin_of(replace(terms, start_hash="0" * 64), parties, canaries=50).terms.start_hash == ""
+
+
 def test_coins_are_tossed_anew_by_the_operating_system(real):
     twin = twin_of(*real(), canaries=400)
     first, second = twin.coins(), twin.coins()
@@ -131,8 +153,9 @@ def updates_score(twin: Twin, coins: np.ndarray) -> np.ndarray:
 
 def test_what_promises_nothing_or_something_else_has_no_twin(real):
     terms, parties = real()
+    silent = tuple(replace(mechanism, noise_multiplier=0.0) for mechanism in terms.plan.mechanisms)
     with pytest.raises(PlanError, match="releases without noise"):
-        twin_of(without_noise(terms), parties)
+        twin_of(replace(terms, plan=replace(terms.plan, mechanisms=silent)), parties)
     replaced = replace(terms, plan=replace(terms.plan, adjacency="replace-one"))
     with pytest.raises(PlanError, match="expected the relation add-or-remove-one, got replace-one"):
         twin_of(replaced, parties)

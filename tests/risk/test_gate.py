@@ -12,11 +12,11 @@ spending forgotten in each round                            the gate: ``updates`
                                                             refuses the second round)
 epsilon of one round told for all of them                   the gate: ``updates``
 full batches accounted as Poisson samples                   the gate: ``updates``
-shuffled batches accounted as Poisson samples               not by the gate: nobody attains what they leak. See
-                                                            ``test_noise.py::``
-                                                            ``test_sampling_that_is_not_poisson_is_noticed`` and
+shuffled batches accounted as Poisson samples               not by the gate: they leak too little more. See
                                                             ``test_sums.py::``
                                                             ``test_the_rows_of_an_update_are_a_poisson_sample``
+                                                            and, for the coins, ``test_noise.py::``
+                                                            ``test_coins_are_independent_with_the_rate``
 noise from a seed, or from the same one in two runs         the gate: ``again``
 the same noise in two rounds, sampled batches               the gate: ``rounds``
 the same noise in two rounds, full batches, linear model    not by the gate: a clipped gradient that stays as it
