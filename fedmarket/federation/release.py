@@ -117,19 +117,23 @@ class Releases:
         return self._seen[1]
 
     def _batch_at(self, model: ModelState) -> Batch:
-        features, weights = seen(self.rows.features, model), None
-        if self.terms.schedule.scaled:
-            norms = (torch.linalg.vector_norm(features.double(), dim=1) ** 2 + 1.0).sqrt()
-            weights = (self.terms.scaling.row_norm / norms).float()
-        customers = self.rows.customers
-        return Batch(
-            features=features,
-            targets=torch.from_numpy(self.rows.targets),
-            weights=weights,
-            customers=None if customers is None else torch.from_numpy(customers),
-            objective=self.terms.objective,
-            lasting=True,
-        ).on(self.device)
+        return trained_on(self.terms, self.rows, model, lasting=True).on(self.device)
+
+
+def trained_on(terms: Terms, rows: Rows, model: ModelState, *, lasting: bool = False) -> Batch:
+    """Return ``rows`` as updates at ``model`` are computed on them: centred, scaled, and weighted by the schedule."""
+    features, weights = seen(rows.features, model), None
+    if terms.schedule.scaled:
+        norms = (torch.linalg.vector_norm(features.double(), dim=1) ** 2 + 1.0).sqrt()
+        weights = (terms.scaling.row_norm / norms).float()
+    return Batch(
+        features=features,
+        targets=torch.from_numpy(rows.targets),
+        weights=weights,
+        customers=None if rows.customers is None else torch.from_numpy(rows.customers),
+        objective=terms.objective,
+        lasting=lasting,
+    )
 
 
 def _spent(rows: Rows) -> FloatArray:
