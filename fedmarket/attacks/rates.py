@@ -33,7 +33,9 @@ from scipy.stats import binom, rankdata
 from fedmarket.arrays import FloatArray
 from fedmarket.errors import DataError
 
-Method = Literal["clopper-pearson", "order-statistics", "dvoretzky-kiefer-wolfowitz", "hoeffding", "bootstrap"]
+Method = Literal[
+    "clopper-pearson", "order-statistics", "dvoretzky-kiefer-wolfowitz", "hoeffding", "betting", "bootstrap"
+]
 """How an interval was made; all but the bootstrap hold for every number of customers."""
 
 

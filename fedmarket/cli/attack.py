@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedmarket.cli.console import err, open_page, out, shown
+from fedmarket.cli.console import err, out, shown
 
 if TYPE_CHECKING:
     from fedmarket.simulation.attack import OnAttack
@@ -23,11 +23,8 @@ def attack(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key for this run; repeatable.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the results instead of the configured one.")] = None,
-    canaries: Annotated[int, typer.Option(min=40, help="Invented customers of the audit.")] = 2000,
     runs: Annotated[int, typer.Option(min=64, help="Runs of the whole federation, with and without privacy.")] = 64,
-    targets: Annotated[int, typer.Option(min=4, help="Customers whose membership is in question.")] = 200,
     party: Annotated[str | None, typer.Option(help="Whose customers; by default the smallest party's.")] = None,
-    open_: Annotated[bool, typer.Option("--open", help="Show the page in a browser, where there is one.")] = False,
 ) -> None:
     """Attack an experiment: can its epsilon be refuted, and what does an attacker gain with and without privacy?
 
@@ -53,9 +50,7 @@ def attack(
         found = run(
             config,
             changes=tuple(changes),
-            canaries=canaries,
             runs=runs,
-            targets=targets,
             watched=party,
             on_attack=on_attack,
         )
@@ -64,8 +59,6 @@ def attack(
         out.print(f"  {reading['words']}", soft_wrap=True, markup=False)
     for name in ("risk.html", "risk.json"):
         out.print(f"  {shown(found.folder / name)}", soft_wrap=True)
-    if open_:
-        open_page(found.folder / "risk.html")
     if found.red:
         raise typer.Exit(REFUTED)
 

@@ -124,22 +124,26 @@ class Releases:
         return self._seen[1]
 
     def _batch_at(self, model: ModelState) -> Batch:
-        features = torch.empty(self.rows.features.shape)
-        weights = torch.empty(len(features)) if self.terms.schedule.scaled else None
-        for block in blocks_of(len(features), wide=True):
-            features[block] = seen(self.rows.features[block], model)
-            if weights is not None:
-                norms = (torch.linalg.vector_norm(features[block].double(), dim=1) ** 2 + 1.0).sqrt()
-                weights[block] = self.terms.scaling.row_norm / norms
-        customers = self.rows.customers
-        return Batch(
-            features=features,
-            targets=torch.from_numpy(self.rows.targets),
-            weights=weights,
-            customers=None if customers is None else torch.from_numpy(customers),
-            objective=self.terms.objective,
-            lasting=True,
-        ).on(self.device)
+        return trained_on(self.terms, self.rows, model, lasting=True).on(self.device)
+
+
+def trained_on(terms: Terms, rows: Rows, model: ModelState, *, lasting: bool = False) -> Batch:
+    """Return ``rows`` as updates at ``model`` are computed on them: centred, scaled, and weighted by the schedule."""
+    features = torch.empty(rows.features.shape)
+    weights = torch.empty(len(features)) if terms.schedule.scaled else None
+    for block in blocks_of(len(features), wide=True):
+        features[block] = seen(rows.features[block], model)
+        if weights is not None:
+            norms = (torch.linalg.vector_norm(features[block].double(), dim=1) ** 2 + 1.0).sqrt()
+            weights[block] = terms.scaling.row_norm / norms
+    return Batch(
+        features=features,
+        targets=torch.from_numpy(rows.targets),
+        weights=weights,
+        customers=None if rows.customers is None else torch.from_numpy(rows.customers),
+        objective=terms.objective,
+        lasting=lasting,
+    )
 
 
 def _spent(rows: Rows) -> FloatArray:

@@ -1,10 +1,11 @@
 """A party's encoded rows, and the rules they must keep before anything is computed on them."""
 
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 
-from fedmarket.arrays import FeatureArray, Features, FloatArray, RowNumbers, blocks_of
+from fedmarket.arrays import AnyArray, FeatureArray, Features, FloatArray, RowNumbers, blocks_of
 from fedmarket.errors import DataError
 from fedmarket.models.objectives import Objective
 from fedmarket.privacy.mechanism import ROW_TOLERANCE
@@ -25,6 +26,16 @@ class Rows:
     targets: FeatureArray = field(repr=False)
     segments: RowNumbers | None = field(default=None, repr=False)
     customers: RowNumbers | None = field(default=None, repr=False)
+
+    def taken(self, rows: AnyArray) -> Self:
+        """Return those of these numbers (k,), or that a mask (n,) selects."""
+        chosen = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        return type(self)(
+            features=self.features[chosen],
+            targets=self.targets[chosen],
+            segments=None if self.segments is None else self.segments[chosen],
+            customers=None if self.customers is None else self.customers[chosen],
+        )
 
     @property
     def shares(self) -> FloatArray | None:

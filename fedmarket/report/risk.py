@@ -46,7 +46,9 @@ def render_risk(results: dict[str, Any]) -> str:
             "tiles": tuple(_tiles(results)),
             "readings": [_reading(reading) for reading in results["gate"]["readings"]],
             "plots": [draw_advantage(found, group) for group in found["groups"]],
-            "groups": [(capital(group), customers, _rows(found, group)) for group, customers in found["groups"].items()],
+            "groups": [
+                (capital(group), customers, _rows(found, group)) for group, customers in found["groups"].items()
+            ],
             "reductions": [row for one in found["reductions"] for row in _reductions(one)],
             "limits": limits(results["epsilon"], results["delta"], gaussian=results["full_batch"], per=results["unit"])
             if results["private"]

@@ -93,7 +93,7 @@ class Twin:
         terms = self.terms if noise else without_noise(self.terms)
         parties = {name: replace(party, terms=terms) for name, party in self.parties.items()}
         watched = parties[self.watched]
-        rows = _together(watched.rows, _taken(self.canaries, included))
+        rows = _together(watched.rows, self.canaries.taken(included))
         return replica(terms, parties | {self.watched: replace(watched, rows=rows)})
 
     def own(self, vectors: FloatArray, model: ModelState) -> FloatArray:
@@ -233,7 +233,7 @@ def _scaling(terms: Terms, average: FloatArray, *, value: float, mean: float) ->
 
 def _average(parties: Mapping[str, Party], *, bound: float) -> tuple[FloatArray, float]:
     """Return the mean row of all parties, (width,), shortened if it must be, and what ``bound`` leaves beside it."""
-    total = np.sum([party.rows.features.sum(axis=0, dtype=np.float64) for party in parties.values()], axis=0)
+    total = np.sum([party.rows.features[:].sum(axis=0, dtype=np.float64) for party in parties.values()], axis=0)
     average = total / sum(len(party.rows.features) for party in parties.values())
     average *= min(1.0, AVERAGE_SHARE * bound / max(float(np.linalg.norm(average)), 1e-12))
     return average, float(np.sqrt(bound**2 - np.sum(average**2))) * (1 - ROW_TOLERANCE)
@@ -255,18 +255,9 @@ def _padded(party: Party, terms: Terms, more: int) -> Party:
     """Return the party with ``more`` columns of zeros; it is under no terms yet."""
 
     def wider(rows: Rows) -> Rows:
-        return replace(rows, features=np.pad(rows.features, ((0, 0), (0, more))))
+        return replace(rows, features=np.pad(rows.features[:], ((0, 0), (0, more))))
 
     return replace(party, terms=terms, rows=wider(party.rows), held_out=wider(party.held_out), seat=None, books=None)
-
-
-def _taken(rows: Rows, included: AnyArray) -> Rows:
-    return Rows(
-        features=rows.features[included],
-        targets=rows.targets[included],
-        segments=None if rows.segments is None else rows.segments[included],
-        customers=None if rows.customers is None else rows.customers[included],
-    )
 
 
 def _together(first: Rows, second: Rows) -> Rows:
@@ -274,7 +265,7 @@ def _together(first: Rows, second: Rows) -> Rows:
         return None if one is None or other is None else np.concatenate([one, other])
 
     return Rows(
-        features=np.concatenate([first.features, second.features]),
+        features=np.concatenate([first.features[:], second.features[:]]),
         targets=np.concatenate([first.targets, second.targets]),
         segments=both(first.segments, second.segments),
         customers=both(first.customers, second.customers),

@@ -5,7 +5,6 @@ The experiment's own data, code and plan are attacked in memory. Nothing of it i
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -28,7 +27,7 @@ from fedmarket.risk.canaries import CANARIES
 from fedmarket.risk.gate import Judgement, Verdict, gate
 from fedmarket.risk.membership import Figures, membership, reductions
 from fedmarket.risk.replica import in_the_open, replica
-from fedmarket.risk.shadows import FEWEST_RUNS, View, Watch, fair_coins, leverages, most_exposed, shadows
+from fedmarket.risk.shadows import FEWEST_RUNS, RunAll, View, Watch, fair_coins, leverages, most_exposed, shadows
 from fedmarket.simulation.workers import pool_of
 
 FORMAT = "fedmarket-risk/1"
@@ -133,7 +132,7 @@ def targets_of(market: Market, watched: str, count: int) -> Targets:
     terms, parties = federation_of(market, arm)
     customers = market.customers_in(market.deal.train[watched])
     if not 4 <= 2 * count <= customers:
-        raise UsageError(f"targets: expected 2 to {customers // 2} of party {watched}'s {customers} customers, got {count}")
+        raise UsageError(f"targets: expected 2 to {customers // 2} of the customers of party {watched}, got {count}")
     model = replica(terms, parties, start=start_for(market.config, market.contract)).model
     exposed = most_exposed(leverages(terms, parties[watched].rows, model), count // 2)
     others = np.setdiff1d(np.arange(customers), exposed)
@@ -165,9 +164,9 @@ def measured(
         start=start_for(market.config, market.contract),
     )
     coins = fair_coins(runs, len(chosen.numbers), Stream.secret())
+    told = partial(on_attack, f"running {arm.description} {runs} times")
     with _pool(market.config.workers) as pool:
-        run_all = partial(_told, pool, f"running {arm.description} {runs} times", runs, on_attack)
-        found = shadows(watch, coins, run_all=run_all)
+        found = shadows(watch, coins, run_all=partial(_counted, pool.map if pool else map, told, runs))
     return membership(found, chosen.groups, variance="global", confidence=CONFIDENCE)
 
 
@@ -175,17 +174,12 @@ def _pool(workers: int) -> Any:
     return pool_of(workers) if workers > 1 else nullcontext()
 
 
-def _told(
-    pool: ProcessPoolExecutor | None,
-    doing: str,
-    runs: int,
-    on_attack: OnAttack,
-    work: Callable[..., Any],
-    tasks: Iterable[Any],
+def _counted(
+    map_: RunAll, told: Callable[[float], None], runs: int, work: Callable[..., Any], tasks: Iterable[Any]
 ) -> Iterable[Any]:
-    found = pool.map(work, tasks) if pool else map(work, tasks)
-    for done, one in enumerate(found):
-        on_attack(doing, (done + 1) / runs)
+    """Apply ``map_``, and tell after each result which share there is."""
+    for done, one in enumerate(map_(work, tasks)):
+        told((done + 1) / runs)
         yield one
 
 
@@ -253,13 +247,19 @@ def reduction_document(before: Measured, after: Measured, *, noise: str) -> list
         one = reductions(before[group][first], after[group][then])
         figures = {"advantage": one.advantage}
         figures |= {
-            f"tpr_{at.asked:g}": each
-            for at, each in zip(before[group][first].at_rates, one.at_rates, strict=True)
+            f"tpr_{at.asked:g}": each for at, each in zip(before[group][first].at_rates, one.at_rates, strict=True)
         }
-        found.append({"group": group, "before": first, "after": then, "figures": {
-            name: {"certified": each.certified, "estimate": each.estimate, "words": ""}
-            if isinstance(each, Reduction)
-            else {"certified": None, "estimate": None, "words": each.words}
-            for name, each in figures.items()
-        }})
+        found.append(
+            {
+                "group": group,
+                "before": first,
+                "after": then,
+                "figures": {
+                    name: {"certified": each.certified, "estimate": each.estimate, "words": ""}
+                    if isinstance(each, Reduction)
+                    else {"certified": None, "estimate": None, "words": each.words}
+                    for name, each in figures.items()
+                },
+            }
+        )
     return found

@@ -47,14 +47,14 @@ def test_the_plan_is_the_real_one_but_for_lengths_and_claims_the_same(real, nois
 
 def test_real_parties_are_left_alone_and_those_of_the_twin_have_no_books(real):
     terms, parties = real()
-    before = {name: party.rows.features.copy() for name, party in parties.items()}
+    before = {name: party.rows.features[:].copy() for name, party in parties.items()}
     twin = twin_of(terms, parties, canaries=100, watched="insurer")
     twin.run(twin.coins())
     for name, party in twin.parties.items():
         assert party.books is None
         assert party is not parties[name]
         assert parties[name].terms is terms
-        np.testing.assert_array_equal(parties[name].rows.features, before[name])
+        np.testing.assert_array_equal(parties[name].rows.features[:], before[name])
         np.testing.assert_array_equal(party.rows.features[:, : terms.width], before[name])
         assert not party.rows.features[:, terms.width :].any()
 

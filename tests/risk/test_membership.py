@@ -1,0 +1,325 @@
+"""Membership inference finds whom an open federation gives away, nobody whom noise hides, and says how surely."""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fedmarket.attacks.formal import Approximate
+from fedmarket.attacks.rates import rates_at, scores_of
+from fedmarket.attacks.reduction import AlreadyLow, Reduction
+from fedmarket.errors import DataError, PlanError
+from fedmarket.experiment.arms import arm_named, terms_of
+from fedmarket.experiment.market import Market, MarketKey, open_market
+from fedmarket.federation.release import trained_on
+from fedmarket.federation.rows import Rows
+from fedmarket.models.network import network_of
+from fedmarket.privacy.noise import Stream
+from fedmarket.risk.membership import figures, likelihood_ratios, membership, reductions
+from fedmarket.risk.replica import in_the_open, replica
+from fedmarket.risk.shadows import (
+    VIEWS,
+    Shadows,
+    Watch,
+    clipped_gradients,
+    fair_coins,
+    leverages,
+    most_exposed,
+    scores_of_run,
+    shadow_run,
+    shadows,
+)
+from fedmarket.training.gradients import Gradients, engine_for
+
+RUNS = 64
+
+
+@dataclass
+class Tiny:
+    """A market of four, and its smallest party watched."""
+
+    market: Market
+
+    def watch(self, arm: str, *, party: str = "bank", targets: np.ndarray | None = None, **changed: object) -> Watch:
+        made = arm_named(arm)
+        terms = in_the_open(terms_of(made, self.market.config, self.market.contract, seed=0))
+        parties = {name: self.market.party(made, name, terms=terms) for name in self.market.names}
+        parties[party] = replace(parties[party], **changed)
+        if targets is None:
+            model = replica(terms, parties).model
+            targets = most_exposed(leverages(terms, parties[party].rows, model), 20)
+        return Watch(terms=terms, parties=parties, watched=party, targets=targets)
+
+
+@pytest.fixture(scope="module")
+def opened(write_market, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tiny]:
+    path = write_market(tmp_path_factory.mktemp("membership"))
+    return lambda *changes: Tiny(open_market(MarketKey(config=Path(path), changes=changes, seed=0)))
+
+
+@pytest.fixture(scope="module")
+def tiny(opened) -> Tiny:
+    return opened()
+
+
+@pytest.fixture(scope="module")
+def coins() -> np.ndarray:
+    return fair_coins(RUNS, 20, Stream.seeded(0, "coins"))
+
+
+@pytest.fixture(scope="module")
+def unprotected(tiny: Tiny, coins: np.ndarray) -> Shadows:
+    return shadows(tiny.watch("federated"), coins)
+
+
+@pytest.fixture(scope="module")
+def protected(tiny: Tiny, coins: np.ndarray) -> Shadows:
+    return shadows(tiny.watch("federated_dp"), coins)
+
+
+def found(runs: Shadows, variance: str = "global"):
+    return membership(runs, {"all": np.ones(runs.coins.shape[1], dtype=bool)}, variance=variance, confidence=0.95)[
+        "all"
+    ]
+
+
+@pytest.mark.parametrize("variance", ["global", "per-target"])
+def test_without_noise_the_exposed_are_found(unprotected: Shadows, variance: str):
+    by_view = found(unprotected, variance)
+    assert by_view["update"].auc.estimate > 0.9
+    assert by_view["aggregate"].auc.low > 0.75
+    assert by_view["model"].auc.low > 0.75
+    for view in ("informed update", "informed aggregate"):
+        assert by_view[view].auc.estimate > 0.999
+        assert by_view[view].at_rates[0].true_positive_rate.low > 0.9
+
+
+def test_customers_who_take_part_in_no_run_cannot_be_told(tiny: Tiny, coins: np.ndarray):
+    nowhere = shadows(tiny.watch("federated_dp"), np.zeros_like(coins))
+    for figure in found(replace(nowhere, coins=coins)).values():
+        assert figure.auc.low <= 0.5 <= figure.auc.high
+        assert figure.advantage.low <= 0 <= figure.advantage.high
+
+
+def test_noise_keeps_every_view_below_the_limit_of_its_guarantee(tiny: Tiny, protected: Shadows, unprotected: Shadows):
+    plan = tiny.watch("federated_dp", targets=np.arange(2)).terms.plan
+    spent = plan.spent()
+    limit = Approximate(epsilon=spent.epsilon, delta=plan.delta)
+    for view, figure in found(protected).items():
+        assert figure.advantage.low <= limit.advantage(), view
+        for at in figure.at_rates:
+            assert at.true_positive_rate.low <= limit.true_positive_rate(at.false_positive_rate.high), view
+    for view in ("update", "informed update", "informed aggregate"):  # the same check finds that noise is missing
+        assert found(unprotected)[view].advantage.low > limit.advantage()
+    assert found(protected)["informed update"].advantage.estimate < limit.advantage()
+
+
+def test_the_reduction_is_certified_from_both_measurements(protected: Shadows, unprotected: Shadows):
+    before, after = (found(runs)["informed update"] for runs in (unprotected, protected))
+    fewer = reductions(before, after)
+    assert isinstance(fewer.advantage, Reduction)
+    assert 0.5 < fewer.advantage.certified < fewer.advantage.estimate
+    assert isinstance(fewer.at_rates[0], Reduction)
+    assert isinstance(reductions(after, after).at_rates[0], AlreadyLow)
+
+
+# The score.
+
+
+def test_the_informed_score_is_the_likelihood_ratio_of_gaussian_noise(tiny: Tiny):
+    watch = tiny.watch("federated_dp", targets=np.array([7]))
+    seen = replica(watch.terms, watch.parties)
+    mechanism = watch.terms.plan.mechanism("update")
+    network = network_of(watch.terms.model, watch.terms.width, watch.terms.objective)
+    gradients, engine, rng = Gradients(network), engine_for(network), np.random.default_rng(0)
+    own = trained_on(watch.terms, watch.rows(np.zeros(1, dtype=bool)), seen.asked[0])
+    target = trained_on(watch.terms, watch.target_rows, seen.asked[0])
+    rest = np.stack([gradients.clipped_sum(m.parameters, own, clip_norm=mechanism.clip_norm) for m in seen.asked])
+    each = np.concatenate([clipped_gradients(engine, m, target, clip_norm=mechanism.clip_norm) for m in seen.asked])
+    energy, std = float(np.sum(each**2)), mechanism.noise_std
+    assert energy <= len(seen.asked) * mechanism.clip_norm**2 * (1 + 1e-9)
+    for member in (False, True):
+        drawn = []
+        for _ in range(200):
+            update = rest + member * each + rng.normal(0.0, std, each.shape)
+            score = scores_of_run(watch, replace(seen, updates={**seen.updates, "bank": update}))["informed update"]
+            ratio = (score[0] - 0.5) * (energy + 4 * std**2) / std**2  # of its logarithm
+            np.testing.assert_allclose(
+                ratio, np.sum((update - rest) * each) / std**2 - energy / (2 * std**2), rtol=1e-6, atol=1e-9
+            )
+            drawn.append(ratio)
+        law = stats.norm((member - 0.5) * energy / std**2, np.sqrt(energy) / std)
+        assert stats.kstest(drawn, law.cdf).pvalue > 1e-3
+
+
+def test_gradients_of_targets_add_up_to_the_sum_that_a_party_sends(tiny: Tiny):
+    for customers in (None, np.sort(np.random.default_rng(0).integers(0, 60, 114))):
+        party = tiny.watch("federated_dp", targets=np.arange(3)).parties["bank"]
+        rows = replace(party.rows, customers=customers)
+        watch = tiny.watch("federated_dp", targets=np.arange(3), rows=rows)
+        model = replica(watch.terms, watch.parties).model
+        network = network_of(watch.terms.model, watch.terms.width, watch.terms.objective)
+        batch = trained_on(watch.terms, rows, model)
+        each = clipped_gradients(engine_for(network), model, batch, clip_norm=0.7)
+        assert len(each) == (114 if customers is None else len(np.unique(customers)))
+        assert np.linalg.norm(each, axis=1).max() <= 0.7 * (1 + 1e-9)
+        total = Gradients(network).clipped_sum(model.parameters, batch, clip_norm=0.7)
+        np.testing.assert_allclose(each.sum(axis=0), total, atol=1e-9)
+
+
+def test_a_customer_is_in_or_out_with_all_rows(tiny: Tiny):
+    party = tiny.watch("federated", targets=np.arange(3)).parties["bank"]
+    customers = np.arange(len(party.rows.targets)) // 3
+    watch = tiny.watch("federated", targets=np.array([1, 4]), rows=replace(party.rows, customers=customers))
+    kept = watch.rows(np.array([False, True]))
+    assert set(customers) - set(kept.customers) == {1}
+    np.testing.assert_array_equal(np.unique(watch.target_rows.customers), [1, 4])
+    scores = shadow_run(watch, (0, np.array([True, False])))
+    assert all(found.shape == (2,) for found in scores.values())
+
+
+def test_leverage_is_one_for_who_stands_alone_and_adds_up_to_the_rank(tiny: Tiny):
+    watch = tiny.watch("federated", targets=np.arange(3))
+    rows, model = watch.parties["bank"].rows, replica(watch.terms, watch.parties).model
+    features = np.zeros_like(rows.features[:])
+    features[:, 0] = np.linspace(-1, 1, len(features))
+    features[5, 3] = 1.0  # a word that nobody else has
+    found = leverages(watch.terms, Rows(features=features, targets=rows.targets), model)
+    assert found.argmax() == 5
+    assert found[5] == pytest.approx(1.0, abs=1e-6)
+    assert found.sum() == pytest.approx(3.0, abs=1e-6)
+    assert most_exposed(found, 1).tolist() == [5]
+
+
+def test_spent_money_is_scored_by_the_loss(write_value_market, tmp_path: Path):
+    market = open_market(MarketKey(config=write_value_market(tmp_path), changes=(), seed=0))
+    name = market.names[0]
+    watch = Tiny(market).watch("federated", party=name, targets=np.arange(4))
+    scores = shadow_run(watch, (0, np.ones(4, dtype=bool)))
+    assert set(scores) == set(VIEWS)
+    assert all(np.isfinite(found).all() for found in scores.values())
+    assert len(np.unique(scores["model"])) > 1
+
+
+def test_noise_is_new_in_every_run_and_sizes_stay(tiny: Tiny):
+    watch = tiny.watch("federated_dp", targets=np.arange(3))
+    present = np.ones(3, dtype=bool)
+    first, second, again = (shadow_run(watch, (number, present))["update"] for number in (0, 1, 0))
+    assert (first != second).all()
+    np.testing.assert_array_equal(first, again)
+    gone = replace(watch.parties["bank"], rows=watch.rows(~present))
+    assert gone.declared_rows == watch.parties["bank"].declared_rows
+
+
+def test_runs_can_go_to_other_processes(tiny: Tiny):
+    watch = tiny.watch("federated", targets=np.arange(3))
+    task = (3, np.array([True, False, True]))
+    there = pickle.loads(pickle.dumps(partial(shadow_run, watch)))
+    for view, scores in shadow_run(watch, task).items():
+        np.testing.assert_array_equal(there(task)[view], scores)
+
+
+# The ratio and its figures.
+
+
+def toy(rng: np.random.Generator, *, runs: int = RUNS, targets: int = 60, shared: float = 1.0):
+    """Return coins and scores of runs that shift all their targets' scores alike."""
+    coins = rng.random((runs, targets)) < 0.5
+    noise = rng.normal(size=(runs, targets)) + shared * rng.normal(size=(runs, 1))
+    return coins, coins * 1.5 + noise + rng.normal(size=targets)
+
+
+@pytest.mark.parametrize("variance", ["global", "per-target"])
+def test_gaussians_come_from_all_other_runs_and_from_no_more(variance: str):
+    coins, scores = toy(np.random.default_rng(3), runs=RUNS, targets=5)
+    ratios = likelihood_ratios(coins, scores, variance=variance)
+    for run in (0, 17):
+        others, said = np.delete(scores, run, axis=0), np.delete(coins, run, axis=0)
+        parts = []
+        for mask in (said, ~said):
+            own = [others[mask[:, place], place] for place in range(5)]
+            means, spreads = np.array([x.mean() for x in own]), np.array([x.var(ddof=1) for x in own])
+            spreads = np.full(5, spreads.mean()) if variance == "global" else spreads
+            parts.append(stats.norm.logpdf(scores[run], means, np.sqrt(spreads)))
+        np.testing.assert_allclose(ratios[run], parts[0] - parts[1], rtol=1e-9)
+
+
+@pytest.mark.statistical
+def test_intervals_of_runs_cover_where_those_of_pairs_do_not():
+    rng = np.random.default_rng(4)
+    drawn, pairs = [], []
+    for _ in range(120):
+        coins, scores = toy(rng, shared=2.0)
+        ratios = likelihood_ratios(coins, scores, variance="global")
+        drawn.append(figures(coins, ratios, confidence=0.9))
+        told = rates_at(scores_of(ratios[coins], ratios[~coins]), threshold=0.0, confidence=0.9)
+        pairs.append(told.true_positive_rate)
+
+    def coverage(intervals, truth: float) -> float:
+        return float(np.mean([one.low <= truth <= one.high for one in intervals]))
+
+    for kind in (lambda f: f.auc, lambda f: f.advantage, lambda f: f.at_rates[0].true_positive_rate):
+        intervals = [kind(one) for one in drawn]
+        truth = float(np.mean([one.estimate for one in intervals]))
+        assert coverage(intervals, truth) >= 0.9
+        assert max(one.high - one.low for one in intervals) < 0.4
+    assert coverage(pairs, float(np.mean([one.estimate for one in pairs]))) < 0.7
+
+
+@pytest.mark.statistical
+def test_thresholds_from_other_runs_keep_the_rate_that_was_asked():
+    rng = np.random.default_rng(5)
+    held = []
+    for _ in range(20):
+        coins, scores = toy(rng, shared=0.0)
+        found = figures(coins, likelihood_ratios(coins, scores, variance="global"), confidence=0.9)
+        held.append([at.false_positive_rate.estimate for at in found.at_rates])
+    often, seldom = np.mean(held, axis=0)
+    assert often == pytest.approx(0.0105, abs=0.001)
+    assert seldom == pytest.approx(0.0015, abs=0.0005)
+
+
+def test_scores_that_say_nothing_give_a_ratio_of_one():
+    coins = fair_coins(RUNS, 4, Stream.seeded(1, "coins"))
+    ratios = likelihood_ratios(coins, np.full((RUNS, 4), 0.3), variance="per-target")
+    np.testing.assert_array_equal(ratios, 0.0)
+    found = figures(coins, ratios, confidence=0.95)
+    assert found.auc.estimate == 0.5
+    assert found.advantage.estimate == 0.0
+
+
+# What is refused.
+
+
+def test_targets_must_be_some_customers_of_the_watched_party(tiny: Tiny):
+    for targets in ([], [3, 3], [4, 2], [-1, 2], [0, 114], list(range(114))):
+        with pytest.raises(DataError, match="targets"):
+            tiny.watch("federated", targets=np.array(targets, dtype=np.int64))
+    watch = tiny.watch("federated", targets=np.arange(3))
+    with pytest.raises(DataError, match="watched"):
+        replace(watch, watched="nobody")
+    with pytest.raises(PlanError, match="secure"):
+        replace(watch, terms=replace(watch.terms, secagg="secure"))
+    with pytest.raises(DataError, match="coins"):
+        shadows(watch, np.ones((RUNS, 4), dtype=bool))
+
+
+def test_few_runs_or_scores_that_are_no_numbers_are_refused():
+    coins = fair_coins(RUNS, 4, Stream.seeded(1, "coins"))
+    for bad in (coins[:63], coins.astype(float)):
+        with pytest.raises(DataError, match="coins"):
+            Shadows(coins=bad, scores={})
+    for scores in (np.zeros((RUNS, 3)), np.full((RUNS, 4), np.nan)):
+        with pytest.raises(DataError, match="model"):
+            Shadows(coins=coins, scores={"model": scores})
+    always = coins.copy()
+    always[:, 0] = True
+    with pytest.raises(DataError, match="in, and out"):
+        likelihood_ratios(always, np.zeros((RUNS, 4)), variance="global")
+    with pytest.raises(DataError, match="group"):
+        membership(Shadows(coins=coins, scores={}), {"none": np.zeros(4, bool)}, variance="global", confidence=0.95)
