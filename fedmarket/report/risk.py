@@ -18,10 +18,12 @@ VIEWS = {
     "update": "one party's updates",
     "aggregate": "the sums of all parties",
     "model": "the released model",
-    "informed update": "one party's updates, and all rows but the targets'",
-    "informed aggregate": "the sums, and all rows but the targets'",
+    "informed update": "its updates and all other rows",
+    "informed aggregate": "the sums and all other rows",
 }
-"""What an attacker sees."""
+"""What an attacker sees; all other rows are all but the targets'."""
+
+ARMS = {"federated": "Without privacy", "federated_dp": "With privacy"}
 
 FIGURES = {"advantage": "membership advantage", "tpr_0.01": "right alarms at 1 % false ones",
            "tpr_0.001": "right alarms at 0.1 % false ones"}  # fmt: skip
@@ -110,13 +112,14 @@ def _rows(found: dict[str, Any], group: str) -> list[tuple[str, ...]]:
     rows = []
     for arm, groups in found["arms"].items():
         for view, figures in groups[group].items():
-            at = [one["true_positive_rate"] for one in figures["at_rates"]]
+            limit = found["limits"][view]["advantage"] if arm == "federated_dp" else 1.0
             rows.append(
                 (
-                    capital(found["descriptions"][arm]),
-                    VIEWS[view],
+                    f"{ARMS[arm]}: {VIEWS[view]}",
                     f"{figures['auc']['estimate']:.3f}",
-                    *(_interval(one) for one in (figures["advantage"], *at)),
+                    _interval(figures["advantage"]),
+                    percent(limit),
+                    *(_interval(one["true_positive_rate"]) for one in figures["at_rates"]),
                 )
             )
     return rows
@@ -151,7 +154,7 @@ def draw_advantage(found: dict[str, Any], group: str) -> Plot:
     with figure(f"advantage {group}", rows=len(lines)) as (axes, drawn):
         for at, (arm, view, one) in enumerate(lines):
             colour = HEX["accent" if private[arm] else "orange"]
-            name = f"{'With privacy' if private[arm] else 'Without'}: {VIEWS[view]}"
+            name = f"{'With' if private[arm] else 'Without'}: {VIEWS[view]}"
             label(axes, at, name, percent(one["estimate"]))
             axes.plot([100 * one["low"], 100 * one["high"]], [at, at], color=colour, lw=2.2, solid_capstyle="round")
             axes.plot([100 * one["estimate"]], [at], "o", color=colour, ms=5.5)
@@ -169,7 +172,7 @@ def draw_advantage(found: dict[str, Any], group: str) -> Plot:
         keys=(),
         columns=("Arm", "What is seen", "Advantage", "Interval"),
         rows=tuple(
-            (capital(found["descriptions"][arm]), VIEWS[view], percent(one["estimate"]),
+            (ARMS[arm], VIEWS[view], percent(one["estimate"]),
              f"{percent(one['low'])} to {percent(one['high'])}")
             for arm, view, one in lines
         ),

@@ -6,7 +6,7 @@ The experiment's own data, code and plan are attacked in memory. Nothing of it i
 import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -16,18 +16,23 @@ import numpy as np
 
 from fedmarket import __version__
 from fedmarket.arrays import RowNumbers
-from fedmarket.attacks.reduction import Reduction
+from fedmarket.attacks.formal import Approximate, Gaussian, Guarantee
+from fedmarket.attacks.rates import Interval
+from fedmarket.attacks.reduction import AlreadyLow, Reduction
 from fedmarket.config import load_config
 from fedmarket.errors import UsageError
 from fedmarket.experiment.arms import JOINT, Arm, arm_named, start_for, terms_of
 from fedmarket.experiment.market import Market, MarketKey, forget_markets, open_market
+from fedmarket.federation.party import Party
+from fedmarket.federation.terms import Terms
 from fedmarket.files import need_writable, write_text
+from fedmarket.privacy.accountant import gaussian_mu
 from fedmarket.privacy.noise import Stream
 from fedmarket.risk.canaries import CANARIES
 from fedmarket.risk.gate import Judgement, Verdict, gate
-from fedmarket.risk.membership import Figures, membership, reductions
+from fedmarket.risk.membership import RATES, Figures, membership, reductions
 from fedmarket.risk.replica import in_the_open, replica
-from fedmarket.risk.shadows import FEWEST_RUNS, RunAll, View, Watch, fair_coins, leverages, most_exposed, shadows
+from fedmarket.risk.shadows import FEWEST_RUNS, VIEWS, RunAll, View, Watch, fair_coins, leverages, most_exposed, shadows
 from fedmarket.simulation.workers import pool_of
 
 FORMAT = "fedmarket-risk/1"
@@ -145,7 +150,7 @@ def targets_of(market: Market, watched: str, count: int) -> Targets:
     )
 
 
-def federation_of(market: Market, arm: Arm) -> tuple[Any, dict[str, Any]]:
+def federation_of(market: Market, arm: Arm) -> tuple[Terms, dict[str, Party]]:
     """Return the terms of ``arm`` with sums in the open, and all parties under them."""
     terms = in_the_open(terms_of(arm, market.config, market.contract, seed=market.seed))
     return terms, {name: market.party(arm, name, terms=terms) for name in market.names}
@@ -186,7 +191,8 @@ def _counted(
 def _document(
     market: Market, judgement: Judgement, chosen: Targets, found: dict[str, Measured], *, runs: int
 ) -> dict[str, Any]:
-    plan = terms_of(arm_named(JOINT), market.config, market.contract, seed=market.seed).plan
+    terms = terms_of(arm_named(JOINT), market.config, market.contract, seed=market.seed)
+    plan, guarantees = terms.plan, guarantees_of(terms)
     spent = plan.spent()
     return {
         "format": FORMAT,
@@ -209,7 +215,13 @@ def _document(
             "confidence": CONFIDENCE,
             "arms": {name: measured_document(one) for name, one in found.items()},
             "descriptions": {name: arm_named(name).description for name in found},
-            "reductions": reduction_document(found[BASELINE], found[JOINT], noise=market.config.privacy.noise),
+            "limits": {
+                view: {"advantage": one.advantage(), **{f"{rate:g}": one.true_positive_rate(rate) for rate in RATES}}
+                for view, one in guarantees.items()
+            },
+            "reductions": reduction_document(
+                found[BASELINE], found[JOINT], noise=market.config.privacy.noise, guarantees=guarantees
+            ),
         },
         "version": __version__,
     }
@@ -235,31 +247,79 @@ def measured_document(found: Measured) -> dict[str, Any]:
     return {group: {view: asdict(figures) for view, figures in views.items()} for group, views in found.items()}
 
 
-VIEWED: dict[str, tuple[View, View]] = {"local": ("update", "update"), "distributed": ("update", "aggregate")}
-"""By the kind of noise: what a server without protection sees, and what is left to see with it."""
+VIEWED: dict[str, tuple[View, View]] = {
+    "local": ("informed update", "informed update"),
+    "distributed": ("informed update", "informed aggregate"),
+}
+"""By the kind of noise: what a server without protection sees, and what is left to see with it.
+
+Both attackers know all rows but the targets', as the guarantee's attacker does.
+"""
 
 
-def reduction_document(before: Measured, after: Measured, *, noise: str) -> list[dict[str, Any]]:
-    """Return the certified reductions of each group, from one party's visible update to what is seen with privacy."""
+def guarantees_of(terms: Terms) -> dict[View, Guarantee]:
+    """Return what the plan guarantees against who sees what; the targets' party's noise is unknown to all of them.
+
+    On full batches noise is Gaussian, and the mechanism mu-GDP with the mu of its epsilon; shared noise is nearer to it
+    than 1e-9 in total variation.
+    """
+    plan = terms.plan
+    alone = plan.epsilon_against(1)
+    summed = plan.epsilon_against(terms.minimum_survivors) if plan.shares else alone
+    full = all(mechanism.sample_rate == 1 for mechanism in plan.mechanisms)
+
+    def guarantee(epsilon: float) -> Guarantee:
+        if full:
+            return Gaussian(mu=gaussian_mu(epsilon, plan.delta))
+        return Approximate(epsilon=epsilon, delta=plan.delta)
+
+    return {view: guarantee(alone if view.endswith("update") else summed) for view in VIEWS}
+
+
+def reduction_document(
+    before: Measured, after: Measured, *, noise: str, guarantees: Mapping[View, Guarantee]
+) -> list[dict[str, Any]]:
+    """Return the certified reductions of each group, from one party's visible update to what is seen with privacy.
+
+    What an attack attains afterwards is at most what its interval says, and at most what the plan allows any attack.
+    """
     first, then = VIEWED[noise]
     found = []
     for group in before:
-        one = reductions(before[group][first], after[group][then])
+        one = reductions(before[group][first], bounded(after[group][then], guarantees[then]))
         figures = {"advantage": one.advantage}
-        figures |= {
-            f"tpr_{at.asked:g}": each for at, each in zip(before[group][first].at_rates, one.at_rates, strict=True)
-        }
-        found.append(
-            {
-                "group": group,
-                "before": first,
-                "after": then,
-                "figures": {
-                    name: {"certified": each.certified, "estimate": each.estimate, "words": ""}
-                    if isinstance(each, Reduction)
-                    else {"certified": None, "estimate": None, "words": each.words}
-                    for name, each in figures.items()
-                },
-            }
-        )
+        for at, each in zip(before[group][first].at_rates, one.at_rates, strict=True):
+            figures[f"tpr_{at.asked:g}"] = each
+        said = {name: _reduction(each) for name, each in figures.items()}
+        found.append({"group": group, "before": first, "after": then, "figures": said})
     return found
+
+
+def bounded(found: Figures, guarantee: Guarantee) -> Figures:
+    """Return figures whose upper ends are no higher than ``guarantee`` allows any attack.
+
+    A true-positive rate is bounded at the upper end of the false-positive rate that it goes with.
+    """
+    return replace(
+        found,
+        advantage=_at_most(found.advantage, guarantee.advantage()),
+        at_rates=tuple(
+            replace(
+                at,
+                true_positive_rate=_at_most(
+                    at.true_positive_rate, guarantee.true_positive_rate(at.false_positive_rate.high)
+                ),
+            )
+            for at in found.at_rates
+        ),
+    )
+
+
+def _at_most(one: Interval, limit: float) -> Interval:
+    return replace(one, high=max(min(one.high, limit), one.estimate))
+
+
+def _reduction(found: Reduction | AlreadyLow) -> dict[str, Any]:
+    if isinstance(found, AlreadyLow):
+        return {"certified": None, "estimate": None, "words": found.words}
+    return {"certified": found.certified, "estimate": found.estimate, "words": ""}
