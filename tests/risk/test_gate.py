@@ -46,7 +46,7 @@ from fedmarket.risk.gate import FALSE_ALARMS, Judgement, Verdict, control_of, ga
 from fedmarket.risk.replica import in_the_open
 from fedmarket.training import gradients, sums
 
-MEMBERS = 400
+MEMBERS = 600
 Real = tuple[Terms, dict[str, Party]]
 
 
@@ -108,7 +108,7 @@ def test_no_clipping_is_found(real, monkeypatch: pytest.MonkeyPatch):
 
 def test_forgotten_spending_is_found_and_without_the_fault_the_party_refuses(real, monkeypatch: pytest.MonkeyPatch):
     terms, parties = real("training.rounds=1")
-    asking = replace(terms, schedule=terms.schedule.model_copy(update={"rounds": 12}))
+    asking = replace(terms, schedule=terms.schedule.model_copy(update={"rounds": 40}))
     with pytest.raises(Refusal, match=r"budget: 1 more release\(s\) of update asked, 0 left of 1"):
         judged(asking, parties, canaries=MEMBERS)
     charged = Spending.charged
@@ -119,7 +119,7 @@ def test_forgotten_spending_is_found_and_without_the_fault_the_party_refuses(rea
 def test_an_epsilon_that_is_not_composed_is_found(real, monkeypatch: pytest.MonkeyPatch):
     event = Mechanism.event
     monkeypatch.setattr(Mechanism, "event", lambda self, releases=None, **kept: event(self, 1, **kept))
-    terms, parties = real("training.rounds=16")
+    terms, parties = real("training.rounds=30")
     assert terms.plan.spent().epsilon <= 2
     assert "updates" in red(judged(terms, parties, canaries=MEMBERS))
 
