@@ -46,7 +46,7 @@ from fedmarket.risk.gate import FALSE_ALARMS, Judgement, Verdict, control_of, ga
 from fedmarket.risk.replica import in_the_open
 from fedmarket.training import gradients, sums
 
-MEMBERS = 400
+MEMBERS = 600
 Real = tuple[Terms, dict[str, Party]]
 
 
@@ -108,7 +108,7 @@ def test_no_clipping_is_found(real, monkeypatch: pytest.MonkeyPatch):
 
 def test_forgotten_spending_is_found_and_without_the_fault_the_party_refuses(real, monkeypatch: pytest.MonkeyPatch):
     terms, parties = real("training.rounds=1")
-    asking = replace(terms, schedule=terms.schedule.model_copy(update={"rounds": 12}))
+    asking = replace(terms, schedule=terms.schedule.model_copy(update={"rounds": 40}))
     with pytest.raises(Refusal, match=r"budget: 1 more release\(s\) of update asked, 0 left of 1"):
         judged(asking, parties, canaries=MEMBERS)
     charged = Spending.charged
@@ -119,7 +119,7 @@ def test_forgotten_spending_is_found_and_without_the_fault_the_party_refuses(rea
 def test_an_epsilon_that_is_not_composed_is_found(real, monkeypatch: pytest.MonkeyPatch):
     event = Mechanism.event
     monkeypatch.setattr(Mechanism, "event", lambda self, releases=None, **kept: event(self, 1, **kept))
-    terms, parties = real("training.rounds=16")
+    terms, parties = real("training.rounds=30")
     assert terms.plan.spent().epsilon <= 2
     assert "updates" in red(judged(terms, parties, canaries=MEMBERS))
 
@@ -197,12 +197,15 @@ def test_a_correct_sampled_run_raises_no_alarm(real):
 @pytest.mark.statistical
 @pytest.mark.parametrize("epsilon", [2, 4, 8])
 def test_two_thousand_canaries_show_a_quarter_of_what_is_claimed_at_least(real, epsilon: int):
-    first = judged(*real(f"privacy.epsilon={epsilon}")).readings[0]
-    assert first.score == "updates"
-    assert first.claimed == pytest.approx(epsilon, rel=1e-3)
-    assert epsilon / 4 <= first.gaussian <= epsilon
-    assert epsilon / 8 <= first.epsilon <= epsilon
-    assert first.control == 1.0
+    """The mean of two gates: one alone may be unlucky."""
+    twin = twin_of(*real(f"privacy.epsilon={epsilon}"))
+    control = control_of(twin)
+    assert control["updates"] == 1.0
+    readings = [judgement_of(twin, control=control).readings[0] for _ in range(2)]
+    assert {reading.score for reading in readings} == {"updates"}
+    assert readings[0].claimed == pytest.approx(epsilon, rel=1e-3)
+    assert epsilon / 4 <= np.mean([reading.gaussian for reading in readings]) <= epsilon
+    assert epsilon / 8 <= np.mean([reading.epsilon for reading in readings]) <= epsilon
 
 
 def test_an_attack_that_fails_without_noise_too_is_inconclusive_and_never_a_success(real):
