@@ -20,7 +20,7 @@ from fedmarket.risk.gate import Judgement, Reading
 from fedmarket.risk.membership import AtRate, Figures
 from fedmarket.simulation.attack import EXPOSED, RANDOM, attack, bounded, smallest, targets_of
 
-QUICK = ("training.rounds=3", "baseline_training.rounds=20")
+QUICK = ("training.rounds=3", "baseline_training.rounds=20", 'privacy.generator="operating-system"')
 
 
 def judgement(*, refuted: bool = False, control: float = 1.0) -> Judgement:
