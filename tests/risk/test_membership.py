@@ -333,6 +333,17 @@ def test_thresholds_from_other_runs_keep_the_rate_that_was_asked():
     assert seldom == pytest.approx(0.0015, abs=0.0005)
 
 
+@pytest.mark.parametrize("error", [0.0, 1e-5])
+def test_scores_that_say_all_find_all_and_accuse_nobody(error: float):
+    rng = np.random.default_rng(6)
+    coins = fair_coins(RUNS, 30, Stream.seeded(2, "coins"))
+    scores = coins + error * rng.normal(size=coins.shape) * rng.exponential(size=(RUNS, 1))
+    found = figures(coins, likelihood_ratios(coins, scores, variance="global"), confidence=0.95)
+    for at in found.at_rates:
+        assert at.true_positive_rate.estimate == 1.0
+        assert at.false_positive_rate.estimate == 0.0
+
+
 def test_scores_that_say_nothing_give_a_ratio_of_one():
     coins = fair_coins(RUNS, 4, Stream.seeded(1, "coins"))
     ratios = likelihood_ratios(coins, np.full((RUNS, 4), 0.3), variance="per-target")
