@@ -15,7 +15,7 @@ from fedmarket.arrays import FloatArray
 from fedmarket.attacks.rates import Interval
 from fedmarket.errors import DataError
 
-BETS = (np.arange(400) + 0.5) / 400
+BETS = (np.arange(200) + 0.5) / 200
 """Shares of the capital that are bet, all of them at once in equal parts."""
 
 

@@ -40,7 +40,10 @@ RATES = (0.01, 0.001)
 class AtRate:
     """Both rates in a run, where a member is called whom at most ``asked`` of the other runs' non-members outscore.
 
-    With n of these the false-positive rate in a new run is about ``(asked n + 1) / (n + 1)``: with fewer than
+    Nobody is called whose ratio is not above one: where both cases are far apart, the highest non-members are all of
+    one run, the one with the widest Gaussians, and a threshold from other runs would be below that run's.
+
+    With n such non-members the false-positive rate in a new run is about ``(asked n + 1) / (n + 1)``: with fewer than
     ``1 / asked`` it is above the one asked for, so look at both.
     """
 
@@ -186,8 +189,8 @@ def _at(coins: Flags, ratios: FloatArray, asked: float, confidence: float) -> At
     thresholds = np.empty(len(coins))
     for run in range(len(coins)):
         others = np.delete(ratios, run, axis=0)[~np.delete(coins, run, axis=0)]
-        allowed = int(asked * len(others))  # so many may be above
-        thresholds[run] = np.partition(others, len(others) - 1 - allowed)[len(others) - 1 - allowed]
+        last = len(others) - 1 - int(asked * len(others))  # so many may be above
+        thresholds[run] = max(np.partition(others, last)[last], 0.0)
     true, false = _rates(coins, ratios, thresholds)
     return AtRate(
         asked=asked,

@@ -66,6 +66,15 @@ def test_a_single_row_is_read_from_an_update_without_noise(market: Market, arm: 
     assert found.prior["all"].high < found.found["all"].low
 
 
+def test_a_hidden_layer_hides_no_single_row(write_market, tmp_path: Path):
+    path = write_market(tmp_path, ('kind = "logistic"\n', 'kind = "mlp"\nhidden = [6]\n'))
+    deep = open_market(MarketKey(config=path, changes=(), seed=0))
+    scene, rows = scene_of(deep, "federated"), rows_of(deep, "bank")
+    own = Rows(features=rows.features[[3]], targets=rows.targets[[3]])
+    np.testing.assert_allclose(solved(scene, sent(scene, own, Stream.seeded(0))), own.features[0], atol=1e-4)
+    assert right_cells(rows.features[[3]], own.features, deep.layout).all()
+
+
 def test_a_row_that_taught_nothing_is_not_guessed(market: Market):
     scene = scene_of(market, "federated")
     assert np.isnan(solved(scene, np.zeros(scene.terms.parameters))).all()

@@ -10,9 +10,12 @@ from fedmarket.errors import DataError
 from fedmarket.experiment.arms import arm_named, terms_of
 from fedmarket.experiment.market import Market, MarketKey, open_market
 from fedmarket.federation.party import Party
+from fedmarket.federation.release import trained_on
 from fedmarket.federation.rows import Rows
-from fedmarket.risk.attributes import Guesses, Secret, attribute_inference
+from fedmarket.models.network import network_of
+from fedmarket.risk.attributes import Guesses, Secret, _by_updates, attribute_inference
 from fedmarket.risk.replica import Seen, in_the_open, replica
+from fedmarket.training.gradients import Gradients
 
 WATCHED = "grocer"
 
@@ -81,6 +84,36 @@ def test_updates_of_other_rows_tell_nothing(run_of, secret: Secret):
     noise = {name: rng.normal(0.0, 50.0, update.shape) for name, update in seen.updates.items()}
     found = guessed(secret, (replace(seen, updates=noise), parties))
     assert found.gain["informed update"].low <= 0
+
+
+def test_candidates_are_weighed_by_how_far_their_gradient_is_from_what_is_left(run_of, secret: Secret):
+    seen, parties = run_of("federated_dp")
+    few = replace(secret, targets=np.sort(secret.targets)[:3])
+    rows, mechanism = parties[WATCHED].rows, seen.terms.plan.mechanism("update")
+    own = Rows(features=rows.features[few.targets], targets=rows.targets[few.targets])
+    found = _by_updates(few, seen, parties, WATCHED, own)["informed update"]
+    network = network_of(seen.terms.model, seen.terms.width, seen.terms.objective)
+    gradients, slots = Gradients(network), few.slots
+    expected = np.zeros_like(found)
+    for place, target in enumerate(few.targets):
+        others = np.arange(len(rows.targets)) != target
+        rest = Rows(features=rows.features[others], targets=rows.targets[others])
+        for word in range(slots.stop - slots.start):
+            features = own.features[[place]].copy()
+            features[:, slots.start : slots.stop] = 0
+            features[:, slots.start + word] = 1
+            own_guess = Rows(features=features, targets=own.targets[[place]])
+            for asked, update in zip(seen.asked, seen.updates[WATCHED], strict=True):
+                sums = [
+                    gradients.clipped_sum(
+                        asked.parameters, trained_on(seen.terms, guess, asked), clip_norm=mechanism.clip_norm
+                    )
+                    for guess in (rest, own_guess)
+                ]
+                expected[place, word] -= np.sum((update - sums[0] - sums[1]) ** 2) / (2 * mechanism.noise_std**2)
+    np.testing.assert_allclose(
+        found - found[:, :1], expected - expected[:, :1], atol=1e-6
+    )  # what is the same for all words does not count
 
 
 def test_columns_and_targets_that_are_not_there_are_refused(run_of, secret: Secret):

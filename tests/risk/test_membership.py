@@ -88,6 +88,16 @@ def found(runs: Shadows, variance: str = "global"):
     ]
 
 
+@pytest.fixture(scope="module")
+def before(unprotected: Shadows):
+    return found(unprotected)
+
+
+@pytest.fixture(scope="module")
+def after(protected: Shadows):
+    return found(protected)
+
+
 @pytest.mark.parametrize("variance", ["global", "per-target"])
 def test_without_noise_the_exposed_are_found(unprotected: Shadows, variance: str):
     by_view = found(unprotected, variance)
@@ -106,29 +116,46 @@ def test_customers_who_take_part_in_no_run_cannot_be_told(tiny: Tiny, coins: np.
         assert figure.advantage.low <= 0 <= figure.advantage.high
 
 
-def test_noise_keeps_every_view_below_the_limit_of_its_guarantee(tiny: Tiny, protected: Shadows, unprotected: Shadows):
+def test_noise_keeps_every_view_below_the_limit_of_its_guarantee(tiny: Tiny, before, after):
     plan = tiny.watch("federated_dp", targets=np.arange(2)).terms.plan
-    spent = plan.spent()
-    limit = Approximate(epsilon=spent.epsilon, delta=plan.delta)
-    for view, figure in found(protected).items():
+    limit = Approximate(epsilon=plan.spent().epsilon, delta=plan.delta)
+    for view, figure in after.items():
         assert figure.advantage.low <= limit.advantage(), view
         for at in figure.at_rates:
             assert at.true_positive_rate.low <= limit.true_positive_rate(at.false_positive_rate.high), view
     for view in ("update", "informed update", "informed aggregate"):  # the same check finds that noise is missing
-        assert found(unprotected)[view].advantage.low > limit.advantage()
-    assert found(protected)["informed update"].advantage.estimate < limit.advantage()
+        assert before[view].advantage.low > limit.advantage()
+    assert after["informed update"].advantage.estimate < limit.advantage()
 
 
-def test_the_reduction_is_certified_from_both_measurements(protected: Shadows, unprotected: Shadows):
-    before, after = (found(runs)["informed update"] for runs in (unprotected, protected))
-    fewer = reductions(before, after)
+def test_the_reduction_is_certified_from_both_measurements(before, after):
+    fewer = reductions(before["informed update"], after["informed update"])
     assert isinstance(fewer.advantage, Reduction)
     assert 0.5 < fewer.advantage.certified < fewer.advantage.estimate
     assert isinstance(fewer.at_rates[0], Reduction)
-    assert isinstance(reductions(after, after).at_rates[0], AlreadyLow)
+    assert isinstance(reductions(after["informed update"], after["informed update"]).at_rates[0], AlreadyLow)
 
 
 # The score.
+
+
+def test_larger_scores_mean_in(unprotected: Shadows):
+    for view, scores in unprotected.scores.items():
+        inside = np.mean(scores, axis=0, where=unprotected.coins)
+        outside = np.mean(scores, axis=0, where=~unprotected.coins)
+        assert np.mean(inside > outside) > 0.9, view
+
+
+def test_noise_moves_every_targets_plain_score_alike(tiny: Tiny):
+    watch = tiny.watch("federated_dp", targets=np.arange(6))
+    seen, rng = replica(watch.terms, watch.parties), np.random.default_rng(0)
+    drawn = np.stack(
+        [
+            scores_of_run(watch, replace(seen, updates={"bank": rng.normal(0.0, 3.0, seen.totals.shape)}))["update"]
+            for _ in range(200)
+        ]
+    )
+    np.testing.assert_allclose(drawn.std(axis=0), 3.0, rtol=0.2)
 
 
 def test_the_informed_score_is_the_likelihood_ratio_of_gaussian_noise(tiny: Tiny):
@@ -204,6 +231,28 @@ def test_spent_money_is_scored_by_the_loss(write_value_market, tmp_path: Path):
     assert set(scores) == set(VIEWS)
     assert all(np.isfinite(found).all() for found in scores.values())
     assert len(np.unique(scores["model"])) > 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("training.local_steps=2", "privacy.sample_rate=0.5"),
+        ("privacy.noise=distributed",),
+        (),
+    ],
+)
+def test_other_plans_and_networks_are_scored(opened, write_market, tmp_path: Path, changes: tuple[str, ...]):
+    market = opened(*changes)
+    if not changes:
+        deep = write_market(tmp_path, ('kind = "logistic"\n', 'kind = "mlp"\nhidden = [4]\n'))
+        market = Tiny(open_market(MarketKey(config=deep, changes=(), seed=0)))
+    watch = market.watch("federated_dp", targets=np.arange(5))
+    inside, outside = (
+        np.stack([shadow_run(watch, (number, np.full(5, present)))["informed update"] for number in range(12)])
+        for present in (True, False)
+    )
+    assert np.isfinite(inside).all()
+    assert inside.mean() > outside.mean()
 
 
 def test_noise_is_new_in_every_run_and_sizes_stay(tiny: Tiny):
@@ -282,6 +331,17 @@ def test_thresholds_from_other_runs_keep_the_rate_that_was_asked():
     often, seldom = np.mean(held, axis=0)
     assert often == pytest.approx(0.0105, abs=0.001)
     assert seldom == pytest.approx(0.0015, abs=0.0005)
+
+
+@pytest.mark.parametrize("error", [0.0, 1e-5])
+def test_scores_that_say_all_find_all_and_accuse_nobody(error: float):
+    rng = np.random.default_rng(6)
+    coins = fair_coins(RUNS, 30, Stream.seeded(2, "coins"))
+    scores = coins + error * rng.normal(size=coins.shape) * rng.exponential(size=(RUNS, 1))
+    found = figures(coins, likelihood_ratios(coins, scores, variance="global"), confidence=0.95)
+    for at in found.at_rates:
+        assert at.true_positive_rate.estimate == 1.0
+        assert at.false_positive_rate.estimate == 0.0
 
 
 def test_scores_that_say_nothing_give_a_ratio_of_one():
