@@ -17,16 +17,15 @@ from fedmarket.experiment.arms import JOINT, arm_named
 from fedmarket.experiment.market import MarketKey, forget_markets, open_market
 from fedmarket.files import write_text
 from fedmarket.simulation.attack import (
-    BASELINE,
     EXPOSED,
     RANDOM,
-    federation_of,
     guarantees_of,
     measured,
     measured_document,
     targets_of,
 )
 from fedmarket.simulation.frontier import frontier
+from fedmarket.simulation.reconstruction import BASELINE, federation_of
 from fedmarket.simulation.workers import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,7 +114,7 @@ def risk_of(
     label = f"{noise or 'no privacy'} {epsilon or ''}"
     say(f"{label}: {chosen.runs} runs")
     found = measured(market, arm, targets, runs=chosen.runs, on_attack=quarters(label))
-    terms, _ = federation_of(market, arm)
+    terms, _ = federation_of(market, arm.name)
     limits = {view: one.advantage() for view, one in guarantees_of(terms).items()} if noise else {}
     return {"measured": measured_document(found), "limits": limits, "watched": targets.watched}
 

@@ -19,12 +19,14 @@ REFUTED = 1
 
 def attack(
     config: Annotated[Path, typer.Argument(help="The experiment, one complete TOML document.")],
+    *,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key for this run; repeatable.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the results instead of the configured one.")] = None,
     runs: Annotated[int, typer.Option(min=64, help="Runs of the whole federation, with and without privacy.")] = 64,
     party: Annotated[str | None, typer.Option(help="Whose customers; by default the smallest party's.")] = None,
+    column: Annotated[str | None, typer.Option(help="Whose cells are guessed; by default the first of words.")] = None,
 ) -> None:
     """Attack an experiment: can its epsilon be refuted, and what does an attacker gain with and without privacy?
 
@@ -52,6 +54,7 @@ def attack(
             changes=tuple(changes),
             runs=runs,
             watched=party,
+            column=column,
             on_attack=on_attack,
         )
     out.print(headline(found.results), soft_wrap=True, markup=False)

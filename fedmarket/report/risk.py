@@ -52,6 +52,8 @@ def render_risk(results: dict[str, Any]) -> str:
                 (capital(group), customers, _rows(found, group)) for group, customers in found["groups"].items()
             ],
             "reductions": [row for one in found["reductions"] for row in _reductions(one)],
+            "cells": [_cell(one) for one in (results["reconstruction"] or {"cells": []})["cells"]],
+            "attributes": _attributes(results["reconstruction"]),
             "limits": limits(results["epsilon"], results["delta"], gaussian=results["full_batch"], per=results["unit"])
             if results["private"]
             else None,
@@ -137,6 +139,34 @@ def _reductions(one: dict[str, Any]) -> list[tuple[str, ...]]:
         )
         for name, cut in one["figures"].items()
     ]
+
+
+VEILS = {"none": "seen as it is", "sum": "in a sum with others", "mask": "behind its mask"}
+
+
+def _cell(one: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{ARMS[one['arm']]}, {VEILS[one['veil']]}",
+        count(one["batch"]),
+        *(_interval(one[whose]["all"]) for whose in ("found", "prior")),
+    )
+
+
+def _attributes(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What of one column is guessed; None where nothing was tried."""
+    if found is None or not found["attribute"]:
+        return None
+    first = next(iter(found["attribute"].values()))
+    return {
+        "column": first["column"],
+        "targets": first["targets"],
+        "imputed": _interval(first["imputed"]),
+        "rows": [
+            (f"{ARMS[arm]}: {VIEWS[view]}", _interval(right), _interval(one["gain"][view]))
+            for arm, one in found["attribute"].items()
+            for view, right in one["found"].items()
+        ],
+    }
 
 
 def _interval(one: dict[str, Any]) -> str:

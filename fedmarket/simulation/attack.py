@@ -23,7 +23,6 @@ from fedmarket.config import load_config
 from fedmarket.errors import UsageError
 from fedmarket.experiment.arms import JOINT, Arm, arm_named, start_for, terms_of
 from fedmarket.experiment.market import Market, MarketKey, forget_markets, open_market
-from fedmarket.federation.party import Party
 from fedmarket.federation.terms import Terms
 from fedmarket.files import need_writable, write_text
 from fedmarket.privacy.accountant import gaussian_mu
@@ -31,17 +30,15 @@ from fedmarket.privacy.noise import Stream
 from fedmarket.risk.canaries import CANARIES
 from fedmarket.risk.gate import Judgement, Verdict, gate
 from fedmarket.risk.membership import RATES, Figures, membership, reductions
-from fedmarket.risk.replica import in_the_open, replica
+from fedmarket.risk.replica import replica
 from fedmarket.risk.shadows import FEWEST_RUNS, VIEWS, RunAll, View, Watch, fair_coins, leverages, most_exposed, shadows
+from fedmarket.simulation.reconstruction import BASELINE, federation_of, reconstruction
 from fedmarket.simulation.workers import pool_of
 
 FORMAT = "fedmarket-risk/1"
 CONFIDENCE = 0.95
 TARGETS = 200
 """Customers whose membership is in question: half of them at random, half the most exposed."""
-
-BASELINE = "federated"
-"""The arm without privacy: what is at stake."""
 
 RANDOM, EXPOSED = "random customers", "the most exposed customers"
 
@@ -83,6 +80,7 @@ def attack(
     runs: int = FEWEST_RUNS,
     targets: int = TARGETS,
     watched: str | None = None,
+    column: str | None = None,
     on_attack: OnAttack = lambda _doing, _share: None,
 ) -> Attacked:
     """Attack the released arm of the experiment at ``config_path``; write ``risk.json`` and ``risk.html``.
@@ -94,6 +92,7 @@ def attack(
         runs: of the whole federation, for each of both arms.
         targets: customers whose membership is in question.
         watched: the party that they are of; by default the smallest, whose customers hide among the fewest.
+        column: whose cells are guessed; by default the contract's first column of words.
         on_attack: told how far it is.
 
     Raises:
@@ -111,7 +110,9 @@ def attack(
     found: dict[str, Measured] = {}
     for name in (BASELINE, JOINT):
         found[name] = measured(market, arm_named(name), chosen, runs=runs, on_attack=on_attack)
-    results = _document(market, judgement, chosen, found, runs=runs)
+    on_attack("reading rows off updates", 0.0)
+    read = reconstruction(market, watched=chosen.watched, column=column, confidence=CONFIDENCE)
+    results = {**_document(market, judgement, chosen, found, runs=runs), "reconstruction": read}
     from fedmarket.report.risk import render_risk  # noqa: PLC0415 - draws with matplotlib, which no run needs
 
     page = render_risk(results)
@@ -133,8 +134,7 @@ def targets_of(market: Market, watched: str, count: int) -> Targets:
     """
     if watched not in market.names:
         raise UsageError(f"watched: expected one of {', '.join(market.names)}, got {watched!r}")
-    arm = arm_named(BASELINE)
-    terms, parties = federation_of(market, arm)
+    terms, parties = federation_of(market, BASELINE)
     customers = market.customers_in(market.deal.train[watched])
     if not 4 <= 2 * count <= customers:
         raise UsageError(f"targets: expected 2 to {customers // 2} of the customers of party {watched}, got {count}")
@@ -150,17 +150,11 @@ def targets_of(market: Market, watched: str, count: int) -> Targets:
     )
 
 
-def federation_of(market: Market, arm: Arm) -> tuple[Terms, dict[str, Party]]:
-    """Return the terms of ``arm`` with sums in the open, and all parties under them."""
-    terms = in_the_open(terms_of(arm, market.config, market.contract, seed=market.seed))
-    return terms, {name: market.party(arm, name, terms=terms) for name in market.names}
-
-
 def measured(
     market: Market, arm: Arm, chosen: Targets, *, runs: int, on_attack: OnAttack = lambda _doing, _share: None
 ) -> Measured:
     """Return what membership inference attains against ``arm``, of each group of targets and for each view."""
-    terms, parties = federation_of(market, arm)
+    terms, parties = federation_of(market, arm.name)
     watch = Watch(
         terms=terms,
         parties=parties,

@@ -19,6 +19,7 @@ from fedmarket.report.risk import headline, render_risk
 from fedmarket.risk.gate import Judgement, Reading
 from fedmarket.risk.membership import AtRate, Figures
 from fedmarket.simulation.attack import EXPOSED, RANDOM, attack, bounded, smallest, targets_of
+from fedmarket.simulation.reconstruction import reconstruction
 
 QUICK = ("training.rounds=3", "baseline_training.rounds=20", 'privacy.generator="operating-system"')
 
@@ -86,6 +87,23 @@ def test_the_headline_is_the_gates_verdict(attacked: module.Attacked, found: Jud
     results = attacked.results | {"gate": module.gate_document(found)}
     assert headline(results) == said
     assert ("do not release" in render_risk(results)) == (found.verdict.name == "VIOLATED")
+
+
+def test_rows_are_read_off_open_updates_and_no_more_than_guessed_off_private_ones(attacked: module.Attacked):
+    cells = {(one["arm"], one["veil"], one["batch"]): one for one in attacked.results["reconstruction"]["cells"]}
+    assert cells["federated", "none", 1]["found"]["all"]["estimate"] == 1.0
+    for case in (("federated", "mask", 1), ("federated_dp", "none", 1), ("federated_dp", "none", 4)):
+        found, prior = (cells[case][whose]["all"] for whose in ("found", "prior"))
+        assert found["low"] <= prior["high"]
+    column = attacked.results["reconstruction"]["attribute"]
+    assert column["federated"]["found"]["informed update"]["estimate"] > 0.95
+    assert column["federated_dp"]["gain"]["informed update"]["low"] < 0.1
+
+
+def test_a_column_that_is_not_there_is_named(write_market, tmp_path: Path):
+    market = open_market(MarketKey(config=write_market(tmp_path), changes=QUICK, seed=0))
+    with pytest.raises(DataError, match="column 'nothing': expected a column of words"):
+        reconstruction(market, watched=smallest(market), column="nothing", confidence=0.95)
 
 
 def test_a_document_of_another_kind_or_without_a_key_is_refused(attacked: module.Attacked):
