@@ -90,7 +90,7 @@ def test_the_first_round_of_a_simulation_waits_for_nothing_that_only_later_work_
 def test_flower_is_loaded_by_the_rim_alone():
     inner = modules_of(
         "contract", "data", "models", "privacy", "training", "aggregation", "federation", "evaluation", "report",
-        "experiment", "attacks",
+        "experiment", "attacks", "risk",
     )  # fmt: skip
     loaded = loaded_by(*inner)
     assert "fedmarket.federation.party" in loaded
