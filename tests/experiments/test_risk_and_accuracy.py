@@ -1,4 +1,4 @@
-"""The script of ``experiments/risk-and-accuracy``: it goes on where it was stopped, and its table says what was found."""
+"""The script of ``experiments/risk-and-accuracy``: it goes on where it stopped, and its table says what was found."""
 
 import importlib.util
 import sys
