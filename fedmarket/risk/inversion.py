@@ -185,10 +185,10 @@ def inversion(
         raise DataError(f"expected batches and rows beside of {rows} in all, got {batch} and {beside}")
     noisy = scene.terms.plan.mechanism("update").noise_multiplier > 0
     drawn = [rng.choice(rows, batch + beside, replace=False) for _ in range(trials)]
-    batches = [_chosen(population, numbers[:batch]) for numbers in drawn]
+    batches = [population.taken(numbers[:batch]) for numbers in drawn]
     updates = np.stack([sent(scene, own, stream) for own in batches])
     if veil == "sum":
-        updates += np.stack([sent(scene, _chosen(population, numbers[batch:]), stream) for numbers in drawn])
+        updates += np.stack([sent(scene, population.taken(numbers[batch:]), stream) for numbers in drawn])
     elif veil == "mask":
         updates = np.stack([_uniform(scene, stream) for _ in batches])
     if batch == 1 and not noisy:
@@ -273,10 +273,6 @@ class _Soft:
 
     def _shares(self, start: int, stop: int) -> torch.Tensor:
         return torch.from_numpy(self._prior.shares[start:stop]).clamp(min=FAINT)
-
-
-def _chosen(rows: Rows, numbers: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Rows:
-    return Rows(features=rows.features[numbers], targets=rows.targets[numbers])
 
 
 def _uniform(scene: Scene, stream: Stream) -> FloatArray:

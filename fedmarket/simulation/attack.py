@@ -208,7 +208,6 @@ def _document(
             "runs": runs,
             "confidence": CONFIDENCE,
             "arms": {name: measured_document(one) for name, one in found.items()},
-            "descriptions": {name: arm_named(name).description for name in found},
             "limits": {
                 view: {"advantage": one.advantage(), **{f"{rate:g}": one.true_positive_rate(rate) for rate in RATES}}
                 for view, one in guarantees.items()
