@@ -5,7 +5,7 @@ Run by path (``runpy``) from the tests that need one. Keys are public functions 
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from fedmarket.ledger.note import Checkpoint, Note, VerifierKey
 from fedmarket.ledger.planned import planned
 from fedmarket.ledger.replay import State, take
 from fedmarket.ledger.store import figures_of
+from fedmarket.ledger.verify import verify
 from fedmarket.privacy.mechanism import Grid, Mechanism
 from fedmarket.privacy.plan import PrivacyPlan
 
@@ -214,3 +215,12 @@ def whole(**changed: Any) -> Market:
     """Return a market whose run was finished and whose model was released."""
     market = Market(**changed).opened().joined().rounds()
     return market.all("released", run=RUN, model_hash=hashed("model of the run")).logged()
+
+
+def found(bundle: Bundle, **known: Any) -> list[str]:
+    return [str(finding) for finding in verify(bundle, **known).findings]
+
+
+def with_ledger(bundle: Bundle, place: int, ledger: Iterable[bytes]) -> Bundle:
+    ledgers = tuple(tuple(ledger) if at == place else known for at, known in enumerate(bundle.ledgers))
+    return replace(bundle, ledgers=ledgers)
