@@ -19,7 +19,7 @@ from fedmarket.report.page import environment
 
 _PAGE = """{% from "macros.html.j2" import figure, key_numbers %}<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">
-{% include "style.html.j2" %}</head><body>
+{% include "style.html.j2" %}</head><body style="background: none">
 {% if banner %}<div class="banner" role="alert">{{ banner }}</div>{% endif %}
 {% if plot %}{{ figure(plot) }}{% endif %}
 {% if headline %}<h3>{{ headline | kept }}</h3>{{ key_numbers(tiles) }}{% endif %}
@@ -28,7 +28,7 @@ _FRAME = Markup(
     '<iframe sandbox srcdoc="{page}" title="{title}" '
     'style="width: 100%; max-width: {width}px; height: {height}px; border: 0"></iframe>'
 )
-_WIDTH, _AROUND = 680, 180
+_WIDTH, _AROUND = 620, 130
 """Pixels of a figure's frame, and how much higher it is than the drawing."""
 
 _STANDALONE = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '

@@ -46,7 +46,10 @@ def test_a_bundle_without_a_ledger_is_not_good(tiny, tmp_path: Path):
 def test_an_auditor_opens_results_and_bundles_where_torch_is_missing(tiny):
     script = (
         "import sys\n"
-        "sys.modules.update(dict.fromkeys(('torch', 'flwr', 'safetensors', 'sklearn', 'opacus')))\n"  # none can load
+        "class Missing:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name in ('torch', 'flwr', 'safetensors', 'sklearn', 'opacus'): raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
         "import fedmarket\n"
         f"result = fedmarket.Result.open({str(tiny.folder)!r})\n"
         "result.plot('arms')._repr_html_()\n"
