@@ -41,7 +41,7 @@ def simulate(
         FedmarketError: what was wrong, by file, key or column, before anything is trained.
     """
     found = run.simulate(Path(config), changes=_changes(changes, output), on_progress=progress or _ignore)
-    return Result(folder=found.folder, results=found.results)
+    return Result(folder=found.folder.resolve(), results=found.results)
 
 
 def frontier(
@@ -68,7 +68,7 @@ def frontier(
     """
     changed = _changes(changes, output)
     found = sweep.frontier(Path(config), changes=changed, epsilons=map(float, epsilons), on_point=progress or _ignore)
-    return Frontier(folder=found.folder, results=found.results)
+    return Frontier(folder=found.folder.resolve(), results=found.results)
 
 
 def _ignore(*_news: object) -> None:

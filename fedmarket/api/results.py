@@ -42,7 +42,8 @@ class Result:
         Raises:
             DataError: if it holds no results, or those of another version.
         """
-        return cls(folder=Path(folder), results=_document(Path(folder) / "results.json", page.FORMAT))
+        folder = Path(folder).resolve()
+        return cls(folder=folder, results=_document(folder / "results.json", page.FORMAT))
 
     @property
     def headline(self) -> str:
@@ -191,7 +192,8 @@ class Frontier:
         Raises:
             DataError: if it holds none, or one of another version.
         """
-        return cls(folder=Path(folder), results=_document(Path(folder) / "frontier.json", sweep.FORMAT))
+        folder = Path(folder).resolve()
+        return cls(folder=folder, results=_document(folder / "frontier.json", sweep.FORMAT))
 
     @property
     def headline(self) -> str:

@@ -68,7 +68,7 @@ def answering(step: Step) -> Callable[[Message, Context], Message]:
         if step == "advertise":
             memory, answer = seat.enter(about)
         else:
-            memory = context.state.pop("round")["memory"]  # good for one answer, also if that fails
+            memory = context.state.pop("round")["memory"]  # good for one answer
             if step == "mask":
                 about = about.bound_to(hash_of(message.content["model"]["parameters"].numpy()))
             memory, answer = seat.follow(
