@@ -28,7 +28,7 @@ _FRAME = Markup(
     '<iframe sandbox srcdoc="{page}" title="{title}" '
     'style="width: 100%; max-width: {width}px; height: {height}px; border: 0"></iframe>'
 )
-_WIDTH, _AROUND = 620, 130
+_WIDTH, _AROUND = 620, 150
 """Pixels of a figure's frame, and how much higher it is than the drawing."""
 
 _STANDALONE = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '

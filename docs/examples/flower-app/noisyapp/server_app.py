@@ -88,4 +88,5 @@ def asked(grid: Grid, kind: str, nodes, contents=None) -> dict[int, ConfigRecord
         Message((contents or {}).get(node, RecordDict()), dst_node_id=node, message_type=kind) for node in nodes
     ]
     replies = grid.send_and_receive(messages, timeout=TIMEOUT)
-    return {reply.metadata.src_node_id: reply.content["told"] for reply in replies if not reply.has_error()}
+    answered = (reply for reply in replies if reply.has_content() and "told" in reply.content)
+    return {reply.metadata.src_node_id: reply.content["told"] for reply in answered}
