@@ -12,7 +12,7 @@ from fedmarket.data.tables import read_table
 from fedmarket.data.transactions import customers_of
 from fedmarket.errors import UsageError
 from fedmarket.files import appearing
-from fedmarket.models.released import load_model, predict
+from fedmarket.models.released import ReleasedModel, load_model, predict
 
 COLUMNS = {
     "response": "response_probability",
@@ -48,19 +48,23 @@ def score_file(model_path: Path, *, contract: Contract, data: Path, output: Path
     if any(output.resolve() == given.resolve() for given in (data, model_path)):
         raise UsageError(f"{output}: is an input of this command; scores must go into a file of their own")
     released = load_model(model_path, contract)
-    table = read_table(data)
-    if contract.transactions is not None:
-        table = customers_of(table, contract.transactions, source=str(data))
-    check_table(table, contract, source=str(data), label_expected=False)
-    prediction = predict(released.model, released.objective, released.state, coded(table, released.layout))
-    scores = pl.DataFrame({COLUMNS[name]: values for name, values in prediction.columns.items()})
-    scores = scores.insert_column(0, _customers(table, contract))
+    scores = scores_of(released, read_table(data), contract, source=str(data))
     with appearing(output) as temporary:
         if output.suffix.lower() == ".csv":
             scores.write_csv(temporary)
         else:
             scores.write_parquet(temporary)
     return Scored(customers=scores.height, private=released.private)
+
+
+def scores_of(released: ReleasedModel, table: pl.DataFrame, contract: Contract, *, source: str) -> pl.DataFrame:
+    """Return what the model says of each customer of ``table``; see :func:`score_file`, and ``source`` in errors."""
+    if contract.transactions is not None:
+        table = customers_of(table, contract.transactions, source=source)
+    check_table(table, contract, source=source, label_expected=False)
+    prediction = predict(released.model, released.objective, released.state, coded(table, released.layout))
+    scores = pl.DataFrame({COLUMNS[name]: values for name, values in prediction.columns.items()})
+    return scores.insert_column(0, _customers(table, contract))
 
 
 def _customers(table: pl.DataFrame, contract: Contract) -> pl.Series:

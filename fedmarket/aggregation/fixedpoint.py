@@ -13,7 +13,10 @@ import numpy as np
 
 from fedmarket.arrays import FloatArray, WordArray
 from fedmarket.errors import BadMessage, PlanError
-from fedmarket.privacy.mechanism import finest_step
+from fedmarket.privacy.mechanism import Mechanism, finest_step
+
+FINEST_STEP = 2.0**-20
+"""Least step of the grid in standard deviations of noise: too small to matter, too large to see its last bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,28 @@ class FixedPoint:
         if not finest_step(bound, parties=parties, modulus_bits=modulus_bits) <= resolution:
             raise PlanError(f"aggregation.modulus_bits: {modulus_bits} bits do not hold the sum with its noise")
         return cls(modulus_bits=modulus_bits, parties=parties, bound=bound, resolution=resolution)
+
+    @classmethod
+    def for_mechanism(
+        cls, mechanism: Mechanism, *, parties: int, party_rows: int, modulus_bits: Literal[32, 64], releases: int = 1
+    ) -> Self:
+        """Return the grid of a party's noisy sum, sized by public bounds so that the sum of all cannot wrap.
+
+        Args:
+            mechanism: of the sum; its grid is kept where parties share the noise.
+            parties: most of them in a sum.
+            party_rows: most rows of a party.
+            modulus_bits: width of a word.
+            releases: how many noisy sums a party adds up before it sends them.
+
+        Raises:
+            PlanError: if noise that parties share does not fit the words.
+        """
+        bound = releases * (mechanism.sensitivity * party_rows + mechanism.noise_reach)
+        if mechanism.grid is not None:
+            return cls.on_grid(bound, parties=parties, modulus_bits=modulus_bits, resolution=mechanism.grid.resolution)
+        finest = mechanism.noise_std * FINEST_STEP
+        return cls.for_bound(bound, parties=parties, modulus_bits=modulus_bits, no_finer_than=finest)
 
     def encode(self, vector: FloatArray) -> WordArray:
         """Return ``vector`` (p,) as residues (p,), of ``word_dtype``.

@@ -6,7 +6,7 @@ they join. Nothing in them comes from private rows, and no later message can cha
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -27,9 +27,6 @@ UNCLIPPED_NORM = 1000.0
 
 AFTERWARDS: tuple[Phase, ...] = ("calibrate", "level", "segment", "evaluate")
 """The phases after training, in their order; each has as many rounds as the plan has releases."""
-
-FINEST_STEP = 2.0**-20
-"""Least step of the grid in standard deviations of noise: too small to matter, too large to see its last bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,20 +114,14 @@ class Terms:
             PlanError: if noise that parties share does not fit the words.
         """
         mechanism = self.plan.mechanism(phase)
-        row = UNCLIPPED_NORM if math.isinf(mechanism.clip_norm) else mechanism.sensitivity
-        bound = self.releases_in(phase) * (row * self.max_party_rows + mechanism.noise_reach)
-        if mechanism.grid is None:
-            return FixedPoint.for_bound(
-                bound,
-                parties=self.max_parties,
-                modulus_bits=self.modulus_bits,
-                no_finer_than=mechanism.noise_std * FINEST_STEP,
-            )
-        return FixedPoint.on_grid(
-            bound,
+        if math.isinf(mechanism.clip_norm):
+            mechanism = replace(mechanism, clip_norm=UNCLIPPED_NORM)
+        return FixedPoint.for_mechanism(
+            mechanism,
             parties=self.max_parties,
+            party_rows=self.max_party_rows,
             modulus_bits=self.modulus_bits,
-            resolution=mechanism.grid.resolution,
+            releases=self.releases_in(phase),
         )
 
     def need_fitting(self, roster: Roster) -> None:

@@ -6,7 +6,7 @@ of the value's level (``level``), the sums of each segment (``segment``), and th
 (``evaluate``). Those that a run does not have are not in its plan.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -163,8 +163,64 @@ def plan_for(
     """
     outline = _outline(privacy, terms, schedule, shape)
     if privacy.noise == "distributed":
-        outline = _on_grids(outline, privacy, schedule, sharing)
+        if sharing is None:
+            raise PlanError("privacy.noise: distributed noise needs the number of its shares")
+        if schedule.local_steps > 1:
+            raise PlanError(
+                f"local_steps of a private schedule: expected 1 with distributed noise, got {schedule.local_steps} "
+                "(a share of noise does not protect a party's own steps)"
+            )
+        share_of = {**privacy.shares, "evaluate": 1.0, "update": 1.0 - sum(privacy.shares.values())}
+        outline = _on_grids(outline, privacy.epsilon, share_of, sharing)
     return with_update_noise(outline, _update_noise(outline, privacy.epsilon))
+
+
+def gradient_plan(
+    terms: PrivacyTerms,
+    *,
+    epsilon: float,
+    clip_norm: float,
+    sample_rate: float,
+    releases: int,
+    length: int,
+    sharing: Sharing | None = None,
+    generator: Generator = "operating-system",
+) -> PrivacyPlan:
+    """Return the plan of training that is not an experiment's: noisy gradient sums, phase ``update``, and no more.
+
+    Args:
+        terms: what is protected, by which relation, at which delta.
+        epsilon: of all releases together, at most.
+        clip_norm: bound on what one customer adds to a sum.
+        sample_rate: probability with which each customer takes part in a sum; 1 is the full batch.
+        releases: how many sums a party may release in all.
+        length: numbers in a sum, which is how many the model learns.
+        sharing: where parties share the noise under secure aggregation; None where each one's is enough alone.
+        generator: of the noise.
+
+    Raises:
+        PlanError: if the relation is not supported for this sampling, or no noise reaches ``epsilon``.
+
+    >>> terms = PrivacyTerms(unit="row", adjacency="add-or-remove-one", delta=1e-5)
+    >>> plan = gradient_plan(terms, epsilon=1.0, clip_norm=1.0, sample_rate=1.0, releases=25, length=10)
+    >>> round(plan.mechanism("update").noise_multiplier, 2), round(plan.spent().epsilon, 4)
+    (18.65, 1.0)
+    """
+    _refuse_unsupported(terms, sample_rate)
+    update = Mechanism(
+        phase="update",
+        clip_norm=clip_norm,
+        noise_multiplier=1.0,
+        sample_rate=sample_rate,
+        releases=releases,
+        length=length,
+    )
+    plan = PrivacyPlan(
+        unit=terms.unit, adjacency=terms.adjacency, delta=terms.delta, generator=generator, mechanisms=(update,)
+    )
+    if sharing is not None:
+        plan = _on_grids(plan, epsilon, {"update": 1.0}, sharing)
+    return with_update_noise(plan, _update_noise(plan, epsilon))
 
 
 def unprotected_plan(
@@ -186,7 +242,7 @@ def unprotected_plan(
 
 def _outline(privacy: PrivacySection, terms: PrivacyTerms, schedule: Schedule, shape: Shape) -> PrivacyPlan:
     """Return the plan with all but the noise of its updates, which is 1 for now."""
-    _refuse_unsupported(privacy, terms)
+    _refuse_unsupported(terms, privacy.sample_rate)
     if shape.value and privacy.value is None:
         raise PlanError("privacy.value: missing, but a value is to be predicted, whose level and segments cost")
     mu = gaussian_mu(privacy.epsilon, terms.delta) / (2.0 if terms.adjacency == "replace-one" else 1.0)
@@ -225,17 +281,9 @@ def _outline(privacy: PrivacySection, terms: PrivacyTerms, schedule: Schedule, s
     )
 
 
-def _on_grids(plan: PrivacyPlan, privacy: PrivacySection, schedule: Schedule, sharing: Sharing | None) -> PrivacyPlan:
-    """Return ``plan`` with a grid for the shared noise of each mechanism."""
-    if sharing is None:
-        raise PlanError("privacy.noise: distributed noise needs the number of its shares")
-    if schedule.local_steps > 1:
-        raise PlanError(
-            f"local_steps of a private schedule: expected 1 with distributed noise, got {schedule.local_steps} "
-            "(a share of noise does not protect a party's own steps)"
-        )
-    share_of = {**privacy.shares, "evaluate": 1.0, "update": 1.0 - sum(privacy.shares.values())}
-    mu = gaussian_mu(privacy.epsilon, plan.delta)
+def _on_grids(plan: PrivacyPlan, epsilon: float, share_of: Mapping[str, float], sharing: Sharing) -> PrivacyPlan:
+    """Return ``plan`` with a grid for the shared noise of each mechanism, whose share of mu squared is known."""
+    mu = gaussian_mu(epsilon, plan.delta)
     on_grids = []
     for mechanism in plan.mechanisms:
         # A guess at the noise, generous: it decides how fine the grid can be and nothing else.
@@ -264,11 +312,11 @@ def with_update_noise(plan: PrivacyPlan, noise_multiplier: float) -> PrivacyPlan
     return replace(plan, mechanisms=tuple(changed))
 
 
-def _refuse_unsupported(privacy: PrivacySection, terms: PrivacyTerms) -> None:
-    if terms.adjacency == "replace-one" and privacy.sample_rate < 1:
+def _refuse_unsupported(terms: PrivacyTerms, sample_rate: float) -> None:
+    if terms.adjacency == "replace-one" and sample_rate < 1:
         raise PlanError(
             "privacy.sample_rate: expected 1 under the contract's adjacency replace-one, "
-            f"got {privacy.sample_rate:g} (no accountant here bounds Poisson sampling under replacement)"
+            f"got {sample_rate:g} (no accountant here bounds Poisson sampling under replacement)"
         )
 
 

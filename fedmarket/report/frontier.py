@@ -7,6 +7,7 @@ import numpy as np
 
 from fedmarket.errors import DataError
 from fedmarket.report import plots, words
+from fedmarket.report.drawing import Plot
 from fedmarket.report.page import environment
 from fedmarket.report.words import metric_name, percent, points, score
 
@@ -16,6 +17,11 @@ MODE_NAMES = {
     "distributed": "Noise shared under secure aggregation",
     "local": "Noise at each party",
     "pooled_dp": "All rows in one place, private",
+}
+
+AGAINST = {
+    "pooled": "Loss against the same model on all rows",
+    "pooled_best": "Loss against the best pooled model",
 }
 
 CLAIMS = (0.03, 0.05, 0.08)
@@ -31,25 +37,11 @@ def render_frontier(results: dict[str, Any]) -> str:
     if results.get("format") != FORMAT:
         raise DataError(f"frontier: expected format {FORMAT!r}, got {results.get('format')!r}")
     try:
-        by_mode = {mode: [row for row in results["rows"] if row["mode"] == mode] for mode in MODE_NAMES}
         content = {
             "headline": headline(results),
             "banner": None if results["generator"] == "operating-system" else words.SEEDED_BANNER,
             "answers": tuple(answer(results, mode, 1.0) for mode in MODE_NAMES),
-            "plots": [
-                plots.draw_frontier(
-                    by_mode,
-                    MODE_NAMES,
-                    against=against,
-                    claims=CLAIMS,
-                    title=title,
-                    metric=metric_name(results["metric"]),
-                )
-                for against, title in (
-                    ("pooled", "Loss against the same model on all rows"),
-                    ("pooled_best", "Loss against the best pooled model"),
-                )
-            ],
+            "plots": [draw(results, against) for against in AGAINST],
             "modes": MODE_NAMES,
             "table_rows": tuple(_rows(results)),
             "value_rows": tuple(_value_rows(results)),
@@ -58,6 +50,18 @@ def render_frontier(results: dict[str, Any]) -> str:
     except KeyError as error:
         raise DataError(f"frontier: no key {error}") from None
     return environment().get_template("frontier.html.j2").render(results=results, **content)
+
+
+def draw(results: dict[str, Any], against: str) -> Plot:
+    """Draw the loss of each mode over epsilon against one of :data:`AGAINST`."""
+    return plots.draw_frontier(
+        {mode: [row for row in results["rows"] if row["mode"] == mode] for mode in MODE_NAMES},
+        MODE_NAMES,
+        against=against,
+        claims=CLAIMS,
+        title=AGAINST[against],
+        metric=metric_name(results["metric"]),
+    )
 
 
 def headline(results: dict[str, Any]) -> str:

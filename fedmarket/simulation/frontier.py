@@ -43,7 +43,7 @@ from fedmarket.simulation.seed import rehearsed, run_arm
 from fedmarket.simulation.workers import pool_of
 
 FORMAT = "fedmarket-frontier/2"
-EPSILONS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+EPSILONS: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 MODES = {
     "distributed": ("federated_dp", "distributed"),

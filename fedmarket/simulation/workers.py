@@ -1,19 +1,23 @@
 """Worker processes: forked from one that has imported what is heavy and done nothing else, so that they start at once.
 
 Not forked from the process that calls: threads of torch and polars do not survive a fork. Nor spawned: each would
-spend seconds on the same imports.
+spend seconds on the same imports. Nor does a worker run the caller's main module again, as Python's would: it may be a
+notebook, standard input, or a script that would start the whole run once more.
 """
 
-import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.popen_forkserver import Popen
+from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any
 
 THREADS = "OMP_NUM_THREADS"
-CONTEXT = multiprocessing.get_context("forkserver")
 HEAVY = [
     "torch",
     "scipy.signal",
@@ -24,6 +28,28 @@ HEAVY = [
     "flwr.serverapp",
 ]
 """What is imported once for all. None of it starts a thread, as polars does."""
+
+
+class Worker(ForkServerProcess):
+    """A process that is told of no main module; all that it is asked to do has a module of its own."""
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Popen:  # noqa: N802 - multiprocessing's name
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            return Popen(process_obj)
+        finally:
+            sys.modules["__main__"] = main
+
+
+class WorkerContext(ForkServerContext):
+    """Starts each process as a :class:`Worker`."""
+
+    Process = Worker
+
+
+CONTEXT = WorkerContext()
 
 
 def prepare(workers: int) -> None:

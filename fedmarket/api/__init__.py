@@ -1,0 +1,1 @@
+"""What notebooks and scripts call: the commands as functions whose answers are values, frames and figures."""
