@@ -314,7 +314,7 @@ def load_config(path: Path, *, changes: tuple[str, ...] = ()) -> ExperimentConfi
 
 def _apply(document: dict[str, Any], change: str) -> None:
     if not change.isprintable():  # no line end, and no byte of a terminal that is not of UTF-8
-        raise ConfigError(f"--set {ascii(change)}: expected KEY=VALUE in one line of UTF-8")
+        raise ConfigError(f"--set {change!a}: expected KEY=VALUE in one line of UTF-8")
     key, separator, text = change.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {change}: expected KEY=VALUE, for example privacy.epsilon=8")

@@ -4,15 +4,16 @@ Standard output has the answer and nothing else: words, or with ``--json`` one d
 go to standard error. ``docs/reference/json.md`` describes the documents.
 """
 
+import inspect
 import json
 import math
 import signal
 import sys
 import webbrowser
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -27,17 +28,36 @@ TERMINATED = 143
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of words.")]
 
 
-def group(words: str, *, example: str) -> typer.Typer:
+class Commands(typer.Typer):
+    """Commands whose help is folded by the terminal, and not where the docstring is."""
+
+    def command(self, name: str | None = None, **more: Any) -> Callable[[Command], Command]:
+        """See :class:`typer.Typer`."""
+
+        def add(function: Command) -> Command:
+            return super(Commands, self).command(name, help=_unfolded(function.__doc__ or ""), **more)(function)
+
+        return add
+
+
+def group(words: str, *, example: str) -> Commands:
     """Return a group of commands, with one of them as an example."""
-    return typer.Typer(
-        help=f"{words}\n\n[bold]Example[/]\n\n  {example}",
-        no_args_is_help=True,
-        suggest_commands=False,  # click does
-        rich_markup_mode="rich",
-    )
+    return Commands(help=f"{words}\n\n[bold]Example[/]\n\n  {example}", no_args_is_help=True, rich_markup_mode="rich")
+
+
+def _unfolded(text: str) -> str:
+    r"""Return ``text`` with a line for each paragraph; those that are indented, as examples are, stay so.
+
+    >>> _unfolded("Do it\n    well.\n\n      fedmarket do\n      --well")
+    'Do it well.\n\n  fedmarket do --well'
+    """
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join("  " * part.startswith(" ") + " ".join(part.split()) for part in paragraphs)
 
 
 class _Terminated(SystemExit):

@@ -15,7 +15,7 @@ import typer
 from fedmarket.cli.attack import attack
 from fedmarket.cli.audit import export, verify
 from fedmarket.cli.budget import budget_app, ledger_app
-from fedmarket.cli.console import INTERRUPTED, TERMINATED, fail, interruptible, out
+from fedmarket.cli.console import INTERRUPTED, TERMINATED, Commands, fail, interruptible, out
 from fedmarket.cli.experiments import frontier, pretrain, simulate
 from fedmarket.cli.identities import keys_app, roster_app
 from fedmarket.cli.party import party_app
@@ -35,13 +35,12 @@ EXIT_CODES = {
 }
 """What each exit code says, whatever the command."""
 
-app = typer.Typer(
+app = Commands(
     help="Train propensity and lifetime-value models together, keep customers' rows at home, and know what privacy "
     "cost.\n\n[bold]Example[/]\n\n  fedmarket simulate experiments/demo/config.toml",
     epilog="[bold]Exit codes[/]\n\n" + "\n\n".join(f"{code}: {words}." for code, words in EXIT_CODES.items()),
     no_args_is_help=True,
     add_completion=True,
-    suggest_commands=False,  # click does
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )

@@ -32,7 +32,7 @@ def check(
 
     [bold]Example[/]
 
-      fedmarket check --contract experiments/bank-marketing/contract.toml --data customers.csv
+      fedmarket check --contract experiments/demo/contract.toml --data experiments/demo/customers.csv
     """
     from fedmarket.contract.check import check_table
     from fedmarket.contract.schema import load_contract
