@@ -12,6 +12,7 @@ from fedmarket.errors import DataError
 from fedmarket.experiment.arms import ARMS, JOINT
 from fedmarket.experiment.market import MarketKey, forget_markets, open_market
 from fedmarket.federation.messages import Rejection, VoidRound
+from fedmarket.ledger.bundle import read_bundle
 from fedmarket.ledger.entries import Code
 from fedmarket.ledger.verify import verify
 from fedmarket.simulation import parts as module
@@ -186,8 +187,6 @@ def test_the_bundle_of_a_run_that_was_stopped_tells_of_one_run_and_holds(tiny_co
 
 
 def running_bundle(folder: Path) -> Any:
-    from fedmarket.ledger.bundle import read_bundle
-
     return read_bundle(folder / "bundle.zip")
 
 
