@@ -313,15 +313,18 @@ def load_config(path: Path, *, changes: tuple[str, ...] = ()) -> ExperimentConfi
 
 
 def _apply(document: dict[str, Any], change: str) -> None:
+    if not change.isprintable():  # no line end, and no byte of a terminal that is not of UTF-8
+        raise ConfigError(f"--set {change!a}: expected KEY=VALUE in one line of UTF-8")
     key, separator, text = change.partition("=")
-    if not separator or not key or "\n" in change:
-        raise ConfigError(f"--set {' '.join(change.split())}: expected KEY=VALUE, for example privacy.epsilon=8")
+    if not separator or not key:
+        raise ConfigError(f"--set {change}: expected KEY=VALUE, for example privacy.epsilon=8")
     *sections, last = key.split(".")
     here = document
     for section in sections:
         inner = here.get(section)
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {key}: no section {section!r} in the configuration")
+            known = ", ".join(sorted(name for name, value in here.items() if isinstance(value, dict)))
+            raise ConfigError(f"--set {key}: no section {section!r}; expected one of {known or 'no section here'}")
         here = inner
     if last not in here and (sections or last not in ExperimentConfig.model_fields):
         raise ConfigError(f"--set {key}: no such key; expected one of {', '.join(sorted(here))}")
@@ -331,7 +334,7 @@ def _apply(document: dict[str, Any], change: str) -> None:
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, a whole number of thousands of digits, or nested too deep
         return text
 
 

@@ -1,17 +1,13 @@
 """The command for whoever doubts a claim: attack an experiment's own run."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from fedmarket.cli.console import err, out, shown
-
-if TYPE_CHECKING:
-    from fedmarket.simulation.attack import OnAttack
+from fedmarket.cli.console import out, shown
+from fedmarket.cli.progress import progress
 
 REFUTED = 1
 """Exit code of a gate that is red."""
@@ -48,14 +44,14 @@ def attack(
     from fedmarket.report.risk import headline
     from fedmarket.simulation.attack import attack as run
 
-    with _progress() as on_attack:
+    with progress() as tell:
         found = run(
             config,
             changes=tuple(changes),
             runs=runs,
             watched=party,
             column=column,
-            on_attack=on_attack,
+            on_attack=lambda doing, share: tell(doing, "", share),
         )
     out.print(headline(found.results), soft_wrap=True, markup=False)
     for reading in found.results["gate"]["readings"]:
@@ -64,25 +60,3 @@ def attack(
         out.print(f"  {shown(found.folder / name)}", soft_wrap=True)
     if found.red:
         raise typer.Exit(REFUTED)
-
-
-@contextmanager
-def _progress() -> "Iterator[OnAttack]":
-    """Give a callback that shows one bar on a terminal, and a line for each quarter elsewhere."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    if not err.is_terminal:
-        said: dict[str, int] = {}
-
-        def tell(doing: str, share: float) -> None:
-            quarter = int(4 * share)
-            if said.get(doing, -1) < quarter:
-                said[doing] = quarter
-                err.print(f"{doing}: {share:.0%}", markup=False)
-
-        yield tell
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
-        bar = progress.add_task("attacking", total=1.0)
-        yield lambda doing, share: progress.update(bar, description=doing, completed=share)

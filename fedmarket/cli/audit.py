@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from fedmarket.cli.console import err, out, shown
+from fedmarket.cli.console import Json, out, print_json, shown, warn
 
 if TYPE_CHECKING:
     from fedmarket.ledger.findings import Verdict
+
+EXPORTED = "fedmarket-exported/1"
 
 BROKEN = 1
 """Exit code where something does not hold."""
@@ -24,7 +26,7 @@ def verify(
     bundle: BundlePath,
     roster: RosterPath = None,
     log_key: LogKey = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as one JSON document.")] = False,
+    as_json: Json = False,
     html: Annotated[Path | None, typer.Option(help="Write a page for a compliance officer there.")] = None,
 ) -> None:
     """Check a privacy ledger's bundle: signatures, chains, log, checkpoints, and every epsilon again.
@@ -36,8 +38,6 @@ def verify(
 
       fedmarket verify bundle.zip --roster roster.toml --html audit.html
     """
-    import json
-
     from fedmarket.files import write_text
 
     verdict = _verdict(bundle, roster, log_key)
@@ -47,7 +47,7 @@ def verify(
 
         write_text(html, render_audit(document))
     if as_json:
-        typer.echo(json.dumps(document, ensure_ascii=False, indent=1))
+        print_json(document)
     else:
         for line in _lines(verdict):
             out.print(escape(line), soft_wrap=True)
@@ -99,6 +99,7 @@ def export(
     registry: Annotated[Path, typer.Option(help="Where the record goes, as JSON.", show_default=False)],
     roster: RosterPath = None,
     log_key: LogKey = None,
+    as_json: Json = False,
 ) -> None:
     """Write a record of the released models for the Differential Privacy Deployments Registry.
 
@@ -117,8 +118,11 @@ def export(
     document = registry_of(verdict)
     write_text(registry, json.dumps(document, ensure_ascii=False, indent=1) + "\n")
     if not (verdict.roster_compared and verdict.log_key_compared):
-        err.print(f"[bold]warning:[/] keys: {escape(verdict.keys)}", soft_wrap=True)
+        warn(f"keys: {verdict.keys}")
     records = len(document["records"])
+    if as_json:
+        print_json({"format": EXPORTED, "registry": str(registry.resolve()), "records": records})
+        return
     out.print(f"{records} {'record' if records == 1 else 'records'}: {escape(shown(registry))}", soft_wrap=True)
 
 

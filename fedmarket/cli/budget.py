@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from fedmarket.cli.console import err, fail, out, shown
+from fedmarket.cli.console import Json, err, fail, group, out, print_json, shown
 from fedmarket.errors import BadMessage, Refusal, UsageError
 
 if TYPE_CHECKING:
@@ -24,8 +24,16 @@ if TYPE_CHECKING:
     from fedmarket.ledger.replay import State
     from fedmarket.ledger.store import Ledger
 
-budget_app = typer.Typer(help="What a party's customers have spent, and what a run would cost.", no_args_is_help=True)
-ledger_app = typer.Typer(help="What becomes of a party's data, models and key.", no_args_is_help=True)
+budget_app = group(
+    "What a party's customers have spent, and what a run would cost.",
+    example="fedmarket budget show books/alpha-bank",
+)
+ledger_app = group(
+    "What becomes of a party's data, models and key.",
+    example='fedmarket ledger withdraw books/alpha-bank 8b1a9953c461 --identity identity.pem --reason "a wrong column"',
+)
+
+PLANNED, CHANGED = "fedmarket-planned/1", "fedmarket-changed/1"
 
 FEWEST = 8
 """Digits of a released model's hash that are enough to name it."""
@@ -42,7 +50,7 @@ Reason = Annotated[
 @budget_app.command("show")
 def budget_show(
     folder: Folder,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show what was spent on each data set, in each run, and what was changed.
 
@@ -53,14 +61,12 @@ def budget_show(
 
       fedmarket budget show books/alpha-bank
     """
-    import json
-
     from fedmarket.ledger.look import look
     from fedmarket.report.budget import print_budget
 
     document = look(folder).to_document()
     if as_json:
-        typer.echo(json.dumps(document, ensure_ascii=False, indent=1))
+        print_json(document)
     else:
         print_budget(document, out)
 
@@ -75,8 +81,11 @@ def budget_plan(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key for this plan; repeatable.")
     ] = None,
     releases: Annotated[bool, typer.Option("--releases", help="List what the run would release, too.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show what a run would cost on top of what is spent; ends with 1 if the cap forbids it.
+
+    Nothing is written, and no key is needed.
 
     [bold]Examples[/]
 
@@ -87,12 +96,14 @@ def budget_plan(
     from fedmarket.report.budget import print_cost, print_fit
 
     terms, plan = _planned(config, tuple(set_ or ()))
-    print_cost(_cost(terms, plan), out, releases=releases)
-    if folder is None:
-        return
-    fit = _fit(folder, plan)
-    print_fit(fit, out)
-    if fit["refusal"]:
+    cost, fit = _cost(terms, plan), _fit(folder, plan) if folder else None
+    if as_json:
+        print_json({"format": PLANNED, "run": _listed(cost), "party": fit})
+    else:
+        print_cost(cost, out, releases=releases)
+        if fit:
+            print_fit(fit, out)
+    if fit and fit["refusal"]:
         fail(fit["refusal"], Refusal.exit_code)
 
 
@@ -102,6 +113,7 @@ def budget_set_cap(
     cap: Annotated[str, typer.Argument(metavar="CAP", help="The new cap on epsilon.", show_default=False)],
     identity: IdentityPath,
     reason: Reason,
+    as_json: Json = False,
 ) -> None:
     """Set another cap on epsilon, as a signed entry with its reason.
 
@@ -118,19 +130,20 @@ def budget_set_cap(
         _need_data(ledger.state, folder)
         if real(new) == real(ledger.state.cap):
             raise UsageError(f"{folder}: the cap is {real(new):g} already; nothing was written")
-        _append(ledger, "cap-changed", old=ledger.state.cap, new=new, reason=reason)
-        _print_left(ledger.state)
+        _append(ledger, "cap-changed", old=ledger.state.cap, new=new, reason=reason, as_json=as_json)
 
 
 @ledger_app.command("replace-data")
 def ledger_replace_data(
     folder: Folder,
     commitment: Annotated[str, typer.Argument(help="Of the new rows, as the node printed it.", show_default=False)],
+    *,
     identity: IdentityPath,
     reason: Reason,
     no_customer_in_both: Annotated[
         bool, typer.Option("--no-customer-in-both", help="Nobody is in both: what was spent does not count on.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Say that the party's rows are others from here on.
 
@@ -148,8 +161,7 @@ def ledger_replace_data(
         if commitment == old:
             raise UsageError(f"{folder}: the ledger is of these rows already; nothing was written")
         overlap = not no_customer_in_both
-        _append(ledger, "data-replaced", old=old, new=commitment, overlap=overlap, reason=reason)
-        _print_left(ledger.state)
+        _append(ledger, "data-replaced", old=old, new=commitment, overlap=overlap, reason=reason, as_json=as_json)
 
 
 @ledger_app.command("destroyed")
@@ -158,6 +170,7 @@ def ledger_destroyed(
     identity: IdentityPath,
     reason: Reason,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say that the party's rows are gone. Nothing is released with this ledger any more, and there is no way back.
 
@@ -169,8 +182,7 @@ def ledger_destroyed(
         _need_data(ledger.state, folder)
         if not yes:
             _ask(f"{ledger.state.party}: nothing will be released with this ledger any more", "destroyed")
-        _append(ledger, "data-destroyed", data_set=ledger.state.data_set, reason=reason)
-        _print_left(ledger.state)
+        _append(ledger, "data-destroyed", data_set=ledger.state.data_set, reason=reason, as_json=as_json)
 
 
 @ledger_app.command("withdraw")
@@ -181,6 +193,7 @@ def ledger_withdraw(
     ],
     identity: IdentityPath,
     reason: Reason,
+    as_json: Json = False,
 ) -> None:
     """Say that a released model is no longer to be used. What it cost stays spent.
 
@@ -191,8 +204,7 @@ def ledger_withdraw(
       fedmarket ledger withdraw books/alpha-bank 8b1a9953c461 --identity identity.pem --reason "a column was wrong"
     """
     with _ledger(folder, identity) as ledger:
-        _append(ledger, "withdrawn", model_hash=_released(ledger.state, model, folder), reason=reason)
-        _print_left(ledger.state)
+        _append(ledger, "withdrawn", model_hash=_released(ledger.state, model, folder), reason=reason, as_json=as_json)
 
 
 @ledger_app.command("rotate-key")
@@ -201,6 +213,7 @@ def ledger_rotate_key(
     new_key: Annotated[Path, typer.Argument(help="The new private key; see keys new.", show_default=False)],
     identity: IdentityPath,
     reason: Reason,
+    as_json: Json = False,
 ) -> None:
     """Hand the ledger over to a new key. The old one, in --identity, signs that.
 
@@ -214,7 +227,8 @@ def ledger_rotate_key(
     with _ledger(folder, identity) as ledger:
         if new.public_key == ledger.state.public_key:
             raise UsageError(f"{new_key}: this key signs the ledger already; nothing was written")
-        _append(ledger, "rotated", public_key=new.public_hex, reason=reason)
+        _append(ledger, "rotated", public_key=new.public_hex, reason=reason, as_json=as_json)
+    if not as_json:
         out.print(
             escape(f"start the node with {shown(new_key)}, and have this key put into the roster:"), soft_wrap=True
         )
@@ -237,28 +251,28 @@ def _ledger(folder: Path, identity: Path) -> "Iterator[Ledger]":
         yield ledger
 
 
-def _append(ledger: "Ledger", kind: str, **document: Any) -> None:
-    """Write one entry, and say what it says; what the user typed wrong is a UsageError."""
+def _append(ledger: "Ledger", kind: str, *, as_json: bool, **document: Any) -> None:
+    """Write one entry, and say what it says and what is left; what the user typed wrong is a UsageError."""
+    from fedmarket.ledger.canonical import real
     from fedmarket.ledger.entries import KINDS
     from fedmarket.ledger.fields import parsed
-    from fedmarket.report.budget import change_in_words
+    from fedmarket.report.budget import change_in_words, left_in_words
 
     try:
         statement: Statement = parsed(KINDS[kind], document)
     except BadMessage as error:
         raise UsageError(f"{error}; nothing was written") from None
     ledger.append(statement)
-    what, why = change_in_words(statement.model_dump())
-    out.print(escape(f"entry {ledger.state.size - 1} of {ledger.state.party}: {what} ({why})"), soft_wrap=True)
-
-
-def _print_left(state: "State") -> None:
-    """Say what counts for the data set in use after a change."""
-    from fedmarket.ledger.canonical import real
-    from fedmarket.report.budget import left_in_words
-
-    left = left_in_words(state.spent().epsilon, real(state.cap), destroyed=state.destroyed)
-    out.print(left, soft_wrap=True)
+    state, said = ledger.state, statement.model_dump()
+    spent, cap = state.spent().epsilon, real(state.cap)
+    if as_json:
+        place = {"party": state.party, "entry": state.size - 1}
+        print_json({"format": CHANGED, **place, "statement": said, "epsilon": spent, "cap": cap})
+        return
+    what, why = change_in_words(said)
+    out.print(escape(f"entry {state.size - 1} of {state.party}: {what} ({why})"), soft_wrap=True)
+    if kind != "rotated":
+        out.print(left_in_words(spent, cap, destroyed=state.destroyed), soft_wrap=True)
 
 
 def _need_data(state: "State", folder: Path) -> None:
@@ -321,6 +335,15 @@ def _cost(terms: "Terms", plan: "Plan") -> dict[str, Any]:
         "private": terms.plan.private,
         "observers": observers_of(plan, masked=terms.secagg == "secure"),
         "mechanisms": terms.plan.mechanisms,
+    }
+
+
+def _listed(cost: dict[str, Any]) -> dict[str, Any]:
+    """Return a cost as JSON has it: who looks and what is released as lists of objects."""
+    keys = ("phase", "releases", "noise_multiplier", "clip_norm", "sample_rate")
+    return cost | {
+        "observers": [dict(zip(("name", "words", "epsilon"), one, strict=True)) for one in cost["observers"]],
+        "mechanisms": [{key: getattr(one, key) for key in keys} for one in cost["mechanisms"]],
     }
 
 

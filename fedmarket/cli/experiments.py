@@ -1,20 +1,19 @@
 """Commands for researchers: run an experiment, sweep its epsilons, make its public start."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
-from fedmarket.cli.console import INTERRUPTED, err, fail, open_page, out, shown
+from fedmarket.cli.console import Json, err, interruptible, open_page, out, print_files, print_json, shown
+from fedmarket.cli.progress import progress, working
 from fedmarket.errors import UsageError
 
-if TYPE_CHECKING:
-    from fedmarket.config import ExperimentConfig
-    from fedmarket.simulation.frontier import OnPoint
-    from fedmarket.simulation.seed import OnProgress
+WRITTEN = "fedmarket-written/1"
+
+GOES_ON = "finished {} are kept, and the same command goes on with them"
 
 
 def simulate(
@@ -24,12 +23,16 @@ def simulate(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the results instead of the configured one.")] = None,
     open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser, where there is one.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Run every arm of an experiment and write its report.
 
     Trains the model federated with privacy, and every baseline beside it, through the same two Flower apps in this
     process. Writes [bold]results.json[/], [bold]report.html[/], [bold]model.safetensors[/], and in [bold]bundle.zip[/]
     the privacy ledgers of its run, for [bold]fedmarket verify[/].
+
+    When it is stopped, by Ctrl-C or otherwise, finished runs stay in the folder [bold]unfinished[/] beside the results,
+    and the same command goes on with them, as long as document, rows and version are the same.
 
     [bold]Examples[/]
 
@@ -40,35 +43,42 @@ def simulate(
     from fedmarket.config import load_config
     from fedmarket.simulation.workers import prepare
 
-    changes = [*(set_ or ()), *([f"output={json.dumps(str(output.resolve()))}"] if output else ())]
-    document = load_config(config, changes=tuple(changes))
+    changes = _changes(set_, output)
+    document = load_config(config, changes=changes)
     prepare(min(document.workers, len(document.seeds)))  # they import while this process does
     from fedmarket.report.summary import print_summary
     from fedmarket.simulation.results import BUNDLE
     from fedmarket.simulation.run import simulate as run
 
-    with _progress(document) as on_progress:
-        simulation = run(config, changes=tuple(changes), on_progress=on_progress)
-    print_summary(simulation.results, out)
-    for name in (
-        "report.html",
-        "results.json",
-        "model.safetensors",
-        *([BUNDLE] if simulation.results["ledger"] else []),
-    ):
-        out.print(f"  {shown(simulation.folder / name)}", soft_wrap=True)
+    seeds = {seed: f"seed {seed}" for seed in document.seeds}
+    with interruptible(GOES_ON.format("runs")), progress(*seeds.values()) as tell:
+        simulation = run(
+            config,
+            changes=changes,
+            on_progress=lambda seed, doing, share: tell(seeds[seed], doing, share),
+            on_note=lambda line: err.print(line, soft_wrap=True),
+        )
+    results = simulation.results
+    files = ["report.html", "results.json", "model.safetensors", *([BUNDLE] if results["ledger"] else [])]
+    if as_json:
+        print_json(_written("simulate", simulation.folder, files, _simulated(results)))
+    else:
+        print_summary(results, out)
+        print_files(simulation.folder, files)
     if open_:
         open_page(simulation.folder / "report.html")
 
 
 def frontier(
     config: Annotated[Path, typer.Argument(help="The experiment, one complete TOML document.")],
+    *,
     epsilons: Annotated[str, typer.Option(help="The epsilons to try, with commas between.")] = "",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key for the sweep; repeatable.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the results instead of the configured one.")] = None,
     open_: Annotated[bool, typer.Option("--open", help="Show the page in a browser, where there is one.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show what each epsilon costs: noise shared between parties, at each party, and with all rows in one place.
 
@@ -85,24 +95,30 @@ def frontier(
     from fedmarket.simulation.frontier import EPSILONS
     from fedmarket.simulation.frontier import frontier as run
 
-    changes = [*(set_ or ()), *([f"output={json.dumps(str(output.resolve()))}"] if output else ())]
     wanted = _epsilons(epsilons) or EPSILONS
-    try:
-        with _points_progress() as on_point:
-            found = run(config, changes=tuple(changes), epsilons=wanted, on_point=on_point)
-    except KeyboardInterrupt:
-        fail("interrupted; finished points are kept, and the same command goes on with them", INTERRUPTED)
-    out.print(headline(found.results), soft_wrap=True)
-    for mode in ("distributed", "local", "pooled_dp"):
-        out.print(f"  {answer(found.results, mode, 1.0)}", soft_wrap=True)
-    for name in ("frontier.html", "frontier.json", "points.jsonl"):
-        out.print(f"  {shown(found.folder / name)}", soft_wrap=True)
+    with interruptible(GOES_ON.format("points")), progress("sweep") as tell:
+        found = run(
+            config,
+            changes=_changes(set_, output),
+            epsilons=wanted,
+            on_point=lambda done, all_: tell("sweep", f"{done} of {all_} points", done / all_),
+        )
+    files = ["frontier.html", "frontier.json", "points.jsonl"]
+    if as_json:
+        facts = {key: found.results[key] for key in ("name", "metric", "delta", "rows")}
+        print_json(_written("frontier", found.folder, files, facts))
+    else:
+        out.print(headline(found.results), soft_wrap=True, markup=False)
+        for mode in ("distributed", "local", "pooled_dp"):
+            out.print(f"  {answer(found.results, mode, 1.0)}", soft_wrap=True, markup=False)
+        print_files(found.folder, files)
     if open_:
         open_page(found.folder / "frontier.html")
 
 
 def pretrain(
     config: Annotated[Path, typer.Argument(help="The experiment, whose key start names the file to write.")],
+    as_json: Json = False,
 ) -> None:
     """Make the public start of an experiment: parameters learned from imagined customers.
 
@@ -115,51 +131,42 @@ def pretrain(
     """
     from fedmarket.simulation.pretrain import pretrain as run
 
-    out.print(f"public start: {shown(run(config))}", soft_wrap=True)
+    with working("learning from imagined customers"):
+        path = run(config)
+    if as_json:
+        print_json(_written("pretrain", path.parent, [path.name], {}))
+    else:
+        out.print(f"public start: {escape(shown(path))}", soft_wrap=True)
 
 
-@contextmanager
-def _progress(config: "ExperimentConfig") -> "Iterator[OnProgress]":
-    """Give a callback that shows a bar for each seed on a terminal, and a line for each finished one elsewhere."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+def _simulated(results: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run is asked for first; all of it is in results.json."""
+    from fedmarket.report.words import is_private
 
-    if not err.is_terminal:
-        yield _progress_lines()
-        return
-    columns = (TextColumn("seed {task.fields[seed]}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.description}"), console=err, transient=True) as progress:
-        bars = {seed: progress.add_task("waiting", total=1.0, seed=seed) for seed in config.seeds}
-        yield lambda seed, doing, share: progress.update(bars[seed], description=doing, completed=share)
+    return {
+        "name": results["name"],
+        "metric": results["metric"],
+        "arms": {arm: found["mean"] for arm, found in results["arms"].items()},
+        "epsilon": {party: spent["epsilon"] for party, spent in results["privacy"].items()},
+        "delta": results["plan"]["delta"],
+        "private": is_private(results),
+        "bundle_holds": results["ledger"]["good"] if results["ledger"] else None,
+    }
 
 
-@contextmanager
-def _points_progress() -> "Iterator[OnPoint]":
-    """Give a callback that shows one bar on a terminal, and a line now and then elsewhere."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _changes(set_: list[str] | None, output: Path | None) -> tuple[str, ...]:
+    """Return the changes to a document, among them the folder of the results."""
+    return (*(set_ or ()), *([f"output={json.dumps(str(output.resolve()))}"] if output else ()))
 
-    if not err.is_terminal:
-        yield lambda done, all_: err.print(f"{done} of {all_} points") if done % 10 == 0 or done == all_ else None
-        return
-    columns = (TextColumn("points"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
-        bar = progress.add_task("points")
-        yield lambda done, all_: progress.update(bar, completed=done, total=all_)
+
+def _written(command: str, folder: Path, names: list[str], facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the document of a command that wrote files: which, and the facts a machine asks for first."""
+    files = {name: str((folder / name).resolve()) for name in names}
+    return {"format": WRITTEN, "command": command, "files": files, **facts}
 
 
 def _epsilons(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise UsageError(f"--epsilons: expected numbers with commas between, got {text!r}") from None
-
-
-def _progress_lines() -> "OnProgress":
-    said: dict[int, int] = {}
-
-    def tell(seed: int, doing: str, share: float) -> None:
-        quarter = int(share * 4)
-        if said.get(seed, -1) < quarter:
-            said[seed] = quarter
-            err.print(f"seed {seed}: {share:4.0%} {doing}")
-
-    return tell
+        raise UsageError(f"--epsilons: expected numbers with commas between, such as 0.5,1,2; got {text!r}") from None

@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from fedmarket.cli.console import out, shown
+from fedmarket.cli.console import Json, group, out, print_json, shown
 from fedmarket.errors import UsageError
 
 if TYPE_CHECKING:
     from fedmarket.federation.roster import Roster
 
-keys_app = typer.Typer(help="This party's long-term identity.", no_args_is_help=True)
-roster_app = typer.Typer(help="Who takes part in secure aggregation.", no_args_is_help=True)
+keys_app = group("This party's long-term identity.", example="fedmarket keys new ~/.config/fedmarket/identity.pem")
+roster_app = group("Who takes part in secure aggregation.", example="fedmarket roster check roster.toml")
+
+KEY, ROSTER = "fedmarket-key/1", "fedmarket-roster-summary/1"
 
 
 @keys_app.command("new")
 def keys_new(
     path: Annotated[Path, typer.Argument(help="Where the private key goes; readable by you alone, never overwritten.")],
+    as_json: Json = False,
 ) -> None:
     """Make this party's long-term identity and print its public key, for the roster.
 
@@ -31,7 +34,10 @@ def keys_new(
 
     identity = new_identity()
     save_identity(identity, path)
-    out.print(identity.public_hex)
+    if as_json:
+        print_json({"format": KEY, "public_key": identity.public_hex})
+    else:
+        out.print(identity.public_hex)
 
 
 @roster_app.command("new")
@@ -42,6 +48,7 @@ def roster_new(
         int | None,
         typer.Option(help="As the experiment has it in [bold]federation[/]; by default the threshold."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Make the roster from the line that [bold]fedmarket party init[/] printed for each partner.
 
@@ -58,13 +65,14 @@ def roster_new(
 
     roster = new_roster(members_in(_text_of(lines), source=str(lines)), minimum_survivors=minimum_survivors)
     write_new(path, roster.to_toml().encode(), mode=0o644)
-    _tell(roster)
+    _tell(roster, as_json=as_json)
 
 
 @roster_app.command("check")
 def roster_check(
     path: Annotated[Path, typer.Argument(help="The roster, a TOML document.")],
     identity: Annotated[Path | None, typer.Option(help="Your private key: is it in the roster?")] = None,
+    as_json: Json = False,
 ) -> None:
     """Hold a roster against the rules, and print who is in it and how many may be lost.
 
@@ -80,7 +88,7 @@ def roster_check(
     own = roster.index_of_key(load_identity(identity).public_key) if identity else None
     if identity and own is None:
         raise ConfigError(f"{path}: the key in {identity} is not in this roster")
-    _tell(roster, own=own)
+    _tell(roster, own=own, as_json=as_json)
 
 
 @roster_app.command("rehearse")
@@ -120,7 +128,12 @@ def _text_of(path: Path) -> str:
         raise UsageError(f"{path}: expected text in UTF-8") from None
 
 
-def _tell(roster: "Roster", *, own: int | None = None) -> None:
+def _tell(roster: "Roster", *, own: int | None = None, as_json: bool) -> None:
+    if as_json:
+        members = [{"name": member.name, "public_key": member.public_key.hex()} for member in roster.members]
+        rules = {"threshold": roster.threshold, "minimum_survivors": roster.minimum_survivors}
+        print_json({"format": ROSTER, "hash": roster.hash.hex(), "members": members, **rules, "own": own})
+        return
     for place, member in enumerate(roster.members):
         mark = "  (this identity)" if place == own else ""
         out.print(f"{member.public_key.hex()}  {escape(member.name)}{mark}", soft_wrap=True)

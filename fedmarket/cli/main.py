@@ -5,6 +5,7 @@ One module for each kind of user: ``experiments`` for researchers, ``tables`` fo
 ledger, ``audit`` for those who check what was said, ``attack`` for those who doubt it.
 """
 
+import io
 import sys
 from typing import Annotated
 
@@ -14,7 +15,7 @@ import typer
 from fedmarket.cli.attack import attack
 from fedmarket.cli.audit import export, verify
 from fedmarket.cli.budget import budget_app, ledger_app
-from fedmarket.cli.console import INTERRUPTED, fail, out
+from fedmarket.cli.console import INTERRUPTED, TERMINATED, Commands, fail, interruptible, out
 from fedmarket.cli.experiments import frontier, pretrain, simulate
 from fedmarket.cli.identities import keys_app, roster_app
 from fedmarket.cli.party import party_app
@@ -22,9 +23,22 @@ from fedmarket.cli.server import server_app
 from fedmarket.cli.tables import check, predict
 from fedmarket.errors import FedmarketError, UsageError
 
-app = typer.Typer(
+NOTHING_HALF = "no file is left half written; the same command starts afresh"
+
+EXIT_CODES = {
+    0: "done; of verify: everything holds",
+    1: "a finding (verify: something does not hold; attack: the epsilon is refuted; check, preflight: "
+    "a rule is broken; budget plan: the cap forbids the run), or data, a peer or a bundle that cannot be used",
+    2: "usage: an option, a document, a file name or a privacy plan is off, or a library is missing",
+    INTERRUPTED: "stopped by Ctrl-C",
+    TERMINATED: "stopped by SIGTERM",
+}
+"""What each exit code says, whatever the command."""
+
+app = Commands(
     help="Train propensity and lifetime-value models together, keep customers' rows at home, and know what privacy "
-    "cost.",
+    "cost.\n\n[bold]Example[/]\n\n  fedmarket simulate experiments/demo/config.toml",
+    epilog="[bold]Exit codes[/]\n\n" + "\n\n".join(f"{code}: {words}." for code, words in EXIT_CODES.items()),
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_show_locals=False,
@@ -42,8 +56,16 @@ app.add_typer(party_app, name="party")
 
 def main() -> None:
     """Run the command line; a foreseen error is one line on stderr and its exit code, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that is not of UTF-8 shows escapes, and nothing crashes
+            stream.reconfigure(errors="backslashreplace")
+    with interruptible(NOTHING_HALF):
+        sys.exit(_ran() or 0)
+
+
+def _ran() -> int | None:
     try:
-        code = app(standalone_mode=False)
+        code: int | None = app(standalone_mode=False)
     except FedmarketError as error:
         fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:
@@ -52,12 +74,18 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        fail(f"{error.format_message()} (see fedmarket --help)", error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+        fail(f"{error.format_message()} (see {_help_for(error)})", error.exit_code)
+    except click.Abort:
         code = INTERRUPTED
-    if code == INTERRUPTED:
-        fail("interrupted; nothing was written", INTERRUPTED)
-    sys.exit(code or 0)
+    if code == INTERRUPTED:  # Typer makes it of KeyboardInterrupt
+        raise KeyboardInterrupt
+    return code
+
+
+def _help_for(error: click.ClickException) -> str:
+    """Return the words that show the help of the command that was wrong."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{context.command_path if context else 'fedmarket'} --help"
 
 
 @app.callback(invoke_without_command=True)

@@ -1,15 +1,20 @@
 """Commands for a partner's node: set it up, look at everything before a run, and serve."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from fedmarket.cli.console import err, out, shown
+from fedmarket.cli.console import Json, err, group, out, print_json, shown
 from fedmarket.errors import UsageError
 
-party_app = typer.Typer(help="A partner's node: the process that holds rows, keys and budget.", no_args_is_help=True)
+party_app = group(
+    "A partner's node: the process that holds rows, keys and budget.", example="fedmarket party preflight partner.toml"
+)
+
+KEY, PREFLIGHT = "fedmarket-key/1", "fedmarket-preflight/1"
 
 Document = Annotated[Path, typer.Argument(metavar="PARTNER", help="The node's partner.toml.", show_default=False)]
 
@@ -18,6 +23,7 @@ Document = Annotated[Path, typer.Argument(metavar="PARTNER", help="The node's pa
 def party_init(
     folder: Annotated[Path, typer.Argument(help="Where the node's files go; nothing is overwritten.")],
     name: Annotated[str, typer.Option(help="Your company's name, as the roster will have it.")],
+    as_json: Json = False,
 ) -> None:
     """Make a node's identity and an example partner.toml, and print the public key for the roster.
 
@@ -28,6 +34,9 @@ def party_init(
     from fedmarket.node.beginning import DOCUMENT, begin
 
     identity = begin(folder, name=name)
+    if as_json:
+        print_json({"format": KEY, "public_key": identity.public_hex})
+        return
     out.print(f"now fill in {escape(shown(folder / DOCUMENT))}, and send this line to whoever keeps the roster:")
     out.print(f"{identity.public_hex}  {escape(name)}", soft_wrap=True)
 
@@ -41,6 +50,7 @@ def party_preflight(
     certificates: Annotated[
         Path | None, typer.Option(help="The PEM file that the SuperNode trusts; by default the machine's.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Look at everything before a run: one line a check, all problems in one go; ends with 1 if there is any.
 
@@ -58,12 +68,15 @@ def party_preflight(
         if not (host and port.isdecimal()):
             raise UsageError(f"--server: expected HOST:PORT, got {server!r}")
         asked = Server(host=host, port=int(port), certificates=certificates)
-    wrong = 0
+    checks = []
     for found in preflight(document, server=asked):
-        wrong += not found.good
-        mark = "[green]ok   [/]" if found.good else "[bold red]wrong[/]"
-        out.print(f"{mark}  {found.what:<10}  {escape(found.words)}", soft_wrap=True)
-    if wrong:
+        checks.append(asdict(found))
+        if not as_json:  # each as it is found: a server that does not answer takes its time
+            mark = "[green]ok   [/]" if found.good else "[bold red]wrong[/]"
+            out.print(f"{mark}  {found.what:<10}  {escape(found.words)}", soft_wrap=True)
+    if as_json:
+        print_json({"format": PREFLIGHT, "checks": checks})
+    if wrong := sum(not one["good"] for one in checks):
         err.print(f"{wrong} problem(s); a node in this state should not serve", soft_wrap=True)
         raise typer.Exit(1)
 

@@ -2,21 +2,27 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from fedmarket.cli.console import INTERRUPTED, err, fail, out, shown
+from fedmarket.cli.console import Json, err, group, interruptible, out, print_files, print_json, shown, warn
+from fedmarket.cli.progress import on_terminal
 from fedmarket.errors import UsageError
 
 if TYPE_CHECKING:
     from fedmarket.operator.follow import OnProgress
     from fedmarket.operator.settings import Home
-    from fedmarket.operator.superlink import Admitted
+    from fedmarket.operator.superlink import Admitted, Started
 
-server_app = typer.Typer(help="The operator's side between organisations.", no_args_is_help=True)
+server_app = group(
+    "The operator's side between organisations.", example="fedmarket server start ~/fedmarket-server/server.toml"
+)
+
+SERVER_MADE, PROCESSES, RUN = "fedmarket-server-made/1", "fedmarket-server-processes/1", "fedmarket-server-run/1"
 
 Settings = Annotated[Path, typer.Argument(help="server.toml, as fedmarket server init made it.")]
 
@@ -33,6 +39,7 @@ def server_init(
     app: Annotated[Path, typer.Option(help="The checkout whose two apps are shipped.")] = Path(),
     port: Annotated[int, typer.Option(help="Of the SuperLink, on loopback only.")] = 9443,
     fleet_port: Annotated[int, typer.Option(help="Of the proxy, for partners.")] = 8443,
+    as_json: Json = False,
 ) -> None:
     """Make the server's settings, the log's identity, and a test consortium's certificates.
 
@@ -55,6 +62,16 @@ def server_init(
         port=port,
         fleet_port=fleet_port,
     )
+    if not home.has_app:
+        warn(
+            f"{home.app} is no checkout of the release, and runs ship its apps from there; before the first run set "
+            f"app in {shown(folder / SETTINGS_FILE)}"
+        )
+    if as_json:
+        keys = {"log_key": log_key_of(home), "superlink": f"{host[0]}:{fleet_port}"}
+        files = {"settings": str(folder / SETTINGS_FILE), "root_certificates": str(home.ca), "nodes": str(home.nodes)}
+        print_json({"format": SERVER_MADE, **files, **keys})
+        return
     _print("settings", shown(folder / SETTINGS_FILE))
     _print("to every partner", f"{shown(home.ca)}, the certificate its SuperNode trusts (--root-certificates)")
     _print("to every partner", f"{host[0]}:{fleet_port}, where its SuperNode connects (--superlink)")
@@ -66,18 +83,13 @@ def server_init(
     if not node:
         _print("from every partner", f"the public key of its SuperNode, as {shown(home.nodes)}/NAME.pub")
     _print("never leaves", f"the rest of {shown(folder)}")
-    if not home.has_app:
-        err.print(
-            f"[bold yellow]warning:[/] {escape(str(home.app))} is no checkout of the release, and runs ship its apps "
-            f"from there; before the first run set app in {escape(shown(folder / SETTINGS_FILE))}",
-            soft_wrap=True,
-        )
 
 
 @server_app.command("start")
 def server_start(
     settings: Settings,
     print_: Annotated[bool, typer.Option("--print", help="Only print what would be started, for systemd.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Start the SuperLink and the SuperExec, detached from this terminal.
 
@@ -96,29 +108,49 @@ def server_start(
             out.print(escape(line), soft_wrap=True)
         return
     started, admitted = start(home)
+    if as_json:
+        print_json({"format": PROCESSES, "started": _listed(started), "admitted": _listed(admitted)})
+        return
     for one in started:
         out.print(f"{one.name} {one.pid}")
     _tell_admitted(admitted)
 
 
 @server_app.command("stop")
-def server_stop(settings: Settings) -> None:
-    """Stop what [bold]fedmarket server start[/] started; a run goes on when it is started and run again."""
+def server_stop(settings: Settings, as_json: Json = False) -> None:
+    """Stop what [bold]fedmarket server start[/] started; a run goes on when it is started and run again.
+
+    [bold]Example[/]
+
+      fedmarket server stop ~/fedmarket-server/server.toml
+    """
     from fedmarket.operator.superlink import stop
 
-    for one in stop(_home(settings)):
+    stopped = stop(_home(settings))
+    if as_json:
+        print_json({"format": PROCESSES, "stopped": _listed(stopped)})
+        return
+    for one in stopped:
         out.print(f"stopped {one.name} {one.pid}")
 
 
 @server_app.command("admit")
-def server_admit(settings: Settings) -> None:
+def server_admit(settings: Settings, as_json: Json = False) -> None:
     """Let the SuperNodes connect whose public keys have come to the folder [bold]nodes[/], and say who may.
 
     Each has a line with its key's fingerprint: its partner sees the same with [bold]ssh-keygen -l -f[/] of its own.
+
+    [bold]Example[/]
+
+      fedmarket server admit ~/fedmarket-server/server.toml
     """
     from fedmarket.operator.superlink import admit
 
-    _tell_admitted(admit(_home(settings)))
+    admitted = admit(_home(settings))
+    if as_json:
+        print_json({"format": PROCESSES, "admitted": _listed(admitted)})
+    else:
+        _tell_admitted(admitted)
 
 
 @server_app.command("run")
@@ -135,6 +167,7 @@ def server_run(
         ),
     ] = None,
     follow_: Annotated[int | None, typer.Option("--follow", metavar="RUN", help="Attach to a run again.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Run a federation, and follow it to its model.
 
@@ -157,25 +190,26 @@ def server_run(
         err.print(f"run {run.number}")
     else:
         raise UsageError("expected CONFIG, --roster and --output, or --follow RUN")
-    try:
-        with _progress() as on_progress:
-            follow(home, run, on_progress=on_progress)
-    except KeyboardInterrupt:
-        fail(f"interrupted; the run goes on, and --follow {run.number} attaches again", INTERRUPTED)
-    for name in (MODEL, BUNDLE, OUTCOME):
-        if (run.output / name).exists():
-            out.print(f"  {shown(run.output / name)}", soft_wrap=True)
+    goes_on = f"the run goes on, and --follow {run.number} attaches again"
+    with interruptible(goes_on), _progress() as on_progress:
+        follow(home, run, on_progress=on_progress)
+    files = [name for name in (MODEL, BUNDLE, OUTCOME) if (run.output / name).exists()]
+    if as_json:
+        places = {name: str((run.output / name).resolve()) for name in files}
+        print_json({"format": RUN, "run": run.number, "files": places})
+    else:
+        print_files(run.output, files)
 
 
 @contextmanager
 def _progress() -> "Iterator[OnProgress]":
     """Give a callback that shows a bar on a terminal, and elsewhere a line for each round."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    if not err.is_terminal:
+    if not on_terminal():
         yield _progress_lines()
         return
-    columns = (TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.description}"), console=err, transient=True) as progress:
         bar = progress.add_task("waiting", total=None)
         yield lambda told: progress.update(
@@ -218,6 +252,10 @@ def _words(told: dict[str, Any]) -> str:
 def _waits(told: dict[str, Any]) -> bool:
     """Whether the run waits for somebody to come; then what it does says for whom."""
     return str(told["doing"]).startswith("waiting ")
+
+
+def _listed(found: "list[Admitted] | list[Started]") -> list[dict[str, Any]]:
+    return [asdict(one) for one in found]
 
 
 def _home(settings: Path) -> "Home":

@@ -1,32 +1,38 @@
 """Commands for whoever holds customers: hold a table against a contract, score it with a released model."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from fedmarket.cli.console import err, out, shown
+from fedmarket.cli.console import Json, err, out, print_json, shown
+from fedmarket.cli.progress import working
 from fedmarket.errors import ContractViolation
 
 if TYPE_CHECKING:
     from fedmarket.contract.check import Profile
+    from fedmarket.contract.schema import Contract
     from fedmarket.data.transactions import Counts
+
+CHECKED, SCORED = "fedmarket-checked/1", "fedmarket-scored/1"
 
 
 def check(
     contract: Annotated[Path, typer.Option(help="The contract, a TOML document.")],
     data: Annotated[Path, typer.Option(help="Your table: csv (also .gz) or parquet.")],
+    as_json: Json = False,
 ) -> None:
     """Hold your own table against a contract; it stays on this machine.
 
-    Lists every broken rule with counts and column names, never a value, and exits with 1; a table that keeps the
+    Lists every broken rule with counts and column names, never a value, and ends with 1; a table that keeps the
     contract gets a short profile of counts. Under a contract with transactions the table holds lines of sale, and what
     becomes of them is counted too.
 
     [bold]Example[/]
 
-      fedmarket check --contract experiments/bank-marketing/contract.toml --data customers.csv
+      fedmarket check --contract experiments/demo/contract.toml --data experiments/demo/customers.csv
     """
     from fedmarket.contract.check import check_table
     from fedmarket.contract.schema import load_contract
@@ -34,18 +40,27 @@ def check(
     from fedmarket.data.transactions import customers_with_counts
 
     agreed = load_contract(contract)
-    table, counts = read_table(data), None
+    counts = None
     try:
-        if agreed.transactions is not None:
-            made = customers_with_counts(table, agreed.transactions, source=str(data))
-            table, counts = made.table, made.counts
-        profile = check_table(table, agreed, source=str(data))
+        with working(f"checking {data.name}"):
+            table = read_table(data)
+            if agreed.transactions is not None:
+                made = customers_with_counts(table, agreed.transactions, source=str(data))
+                table, counts = made.table, made.counts
+            profile = check_table(table, agreed, source=str(data))
     except ContractViolation as violation:
+        if as_json:
+            print_json(_checked(agreed, broken=violation.broken))
+            raise typer.Exit(1) from None
         heading = f"{data} breaks {len(violation.broken)} rule(s) of {agreed.name}:"
         err.print(f"[bold red]{escape(heading)}[/]", soft_wrap=True)
         for rule in violation.broken:
             err.print(f"  {escape(rule)}", soft_wrap=True)
         raise typer.Exit(1) from None
+    if as_json:
+        told = asdict(profile) | {"lines": asdict(counts) if counts else None}
+        print_json(_checked(agreed, broken=()) | {"profile": told})
+        return
     _print_profile(profile, counts, title=f"{data} keeps contract {agreed.name} ({agreed.hash[:12]})")
 
 
@@ -54,6 +69,7 @@ def predict(
     contract: Annotated[Path, typer.Option(help="The contract under which it was trained.")],
     data: Annotated[Path, typer.Option(help="Your table; it needs neither label nor value.")],
     output: Annotated[Path, typer.Option(help="Where the scores go: .csv or .parquet.")],
+    as_json: Json = False,
 ) -> None:
     """Score your own customers with a released model; no row leaves this machine.
 
@@ -69,12 +85,28 @@ def predict(
     from fedmarket.contract.schema import load_contract
     from fedmarket.scoring import score_file
 
-    scored = score_file(model, contract=load_contract(contract), data=data, output=output)
+    agreed = load_contract(contract)
+    with working(f"scoring {data.name}"):
+        scored = score_file(model, contract=agreed, data=data, output=output)
     if not scored.private:
         err.print(
-            "[bold red]NOT PRIVATE:[/] this model was trained without secret noise; do not release it or its scores"
+            "[bold red]NOT PRIVATE:[/] this model was trained without secret noise; do not release it or its scores",
+            soft_wrap=True,
         )
-    out.print(f"{scored.customers} customers scored: {shown(output)}", soft_wrap=True)
+    if as_json:
+        print_json({"format": SCORED, "output": str(output.resolve()), **asdict(scored)})
+        return
+    out.print(f"{scored.customers} customers scored: {escape(shown(output))}", soft_wrap=True)
+
+
+def _checked(contract: "Contract", *, broken: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "format": CHECKED,
+        "contract": contract.name,
+        "contract_hash": contract.hash,
+        "keeps": not broken,
+        "broken": broken,
+    }
 
 
 def _print_profile(profile: "Profile", lines: "Counts | None", *, title: str) -> None:

@@ -128,7 +128,8 @@ def _text(content: bytes, source: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise TableError(f"{source}: expected UTF-8 text, but byte {error.start} is not") from None
+        way_out = "save it as CSV UTF-8, or convert it (iconv -f GB18030 -t UTF-8)"
+        raise TableError(f"{source}: expected UTF-8 text, but byte {error.start} is not; {way_out}") from None
 
 
 def _separator(header: str) -> str:

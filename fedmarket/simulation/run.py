@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,15 @@ from fedmarket.files import need_writable, write_text
 from fedmarket.ledger.bundle import write_bundle
 from fedmarket.models.released import save_model
 from fedmarket.simulation.measures import measures_of
+from fedmarket.simulation.parts import Parts, parts_of
 from fedmarket.simulation.results import BUNDLE, results_of
 from fedmarket.simulation.seed import OnProgress, SeedResult, run_seed
 from fedmarket.simulation.workers import CONTEXT, pool_of
 
 POLL_SECONDS = 0.1
+
+OnNote = Callable[[str], None]
+"""Told, in a line, what a person should know before the first round."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +36,17 @@ class Simulation:
 
 
 def simulate(
-    config_path: Path, *, changes: tuple[str, ...] = (), on_progress: OnProgress = lambda _seed, _doing, _share: None
+    config_path: Path,
+    *,
+    changes: tuple[str, ...] = (),
+    on_progress: OnProgress = lambda _seed, _doing, _share: None,
+    on_note: OnNote = lambda _: None,
 ) -> Simulation:
     """Run the experiment at ``config_path`` and write ``results.json``, ``report.html`` and ``model.safetensors``.
 
     With them goes ``bundle.zip``: the ledgers of the released model's run, for auditors, where they were kept.
+
+    An experiment that was stopped goes on where it ended: finished runs are kept (:mod:`fedmarket.simulation.parts`).
 
     Everything that can be wrong with configuration, contract, data and privacy plan is found before the first round.
 
@@ -55,8 +65,9 @@ def simulate(
         market.check(arm_named(JOINT))
     folder = Path(config.output)
     need_writable(folder)
-    source = market.population.source
-    seeds = _seeds(keys, on_progress, workers=min(config.workers, len(keys)))
+    source, parts = market.population.source, parts_of(market)
+    _tell_kept(parts, on_note)
+    seeds = _seeds(keys, parts, on_progress, workers=min(config.workers, len(keys)))
     for seed in config.seeds:
         on_progress(seed, "evaluating", 1.0)
     results = results_of(config, contract, seeds, source=source, seconds=time.perf_counter() - start)
@@ -73,15 +84,24 @@ def simulate(
         (folder / BUNDLE).unlink(missing_ok=True)  # an older run's would seem to be this one's
     write_text(folder / "results.json", document)
     write_text(folder / "report.html", page)
+    parts.drop()
     return Simulation(results=results, folder=folder)
 
 
-def _seeds(keys: list[MarketKey], on_progress: OnProgress, *, workers: int) -> list[SeedResult]:
+def _tell_kept(parts: Parts, on_note: OnNote) -> None:
+    """Remove what another experiment left, and say what there is to go on with."""
+    if parts.drop_others():
+        on_note("an unfinished simulation of another document, other rows or another version was here: starting afresh")
+    if kept := parts.count():
+        on_note(f"going on with {kept} finished {'run' if kept == 1 else 'runs'}")
+
+
+def _seeds(keys: list[MarketKey], parts: Parts, on_progress: OnProgress, *, workers: int) -> list[SeedResult]:
     if workers == 1:
-        return [run_seed(one, on_progress) for one in keys]
+        return [run_seed(one, parts, on_progress) for one in keys]
     said = CONTEXT.SimpleQueue()
     with pool_of(workers, _begin, (said,)) as pool:
-        futures = [pool.submit(run_seed, one, _tell) for one in keys]
+        futures = [pool.submit(run_seed, one, parts, _tell) for one in keys]
         for news in _until_done(futures, said):
             on_progress(*news)
         return [future.result() for future in futures]

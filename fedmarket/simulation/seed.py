@@ -14,16 +14,18 @@ import numpy as np
 from fedmarket.aggregation.secagg.roster import MOST_MEMBERS
 from fedmarket.arrays import FeatureArray, FloatArray, RowNumbers
 from fedmarket.data.transactions import Counts
-from fedmarket.experiment.arms import ARMS, JOINT, Arm, arm_named, terms_of
+from fedmarket.experiment.arms import ARMS, JOINT, Arm, terms_of
 from fedmarket.experiment.market import Market, MarketKey, declared_rows, open_market
 from fedmarket.federation.messages import Rejection, VoidRound
 from fedmarket.federation.party import PartyState
 from fedmarket.federation.rehearsal import bundle_of_rehearsal, rehearse
+from fedmarket.federation.terms import Terms
 from fedmarket.flower.inprocess import Apps, OnExchange, Outcome, RunConfig, load_apps, run_in_process
 from fedmarket.ledger.bundle import Bundle
 from fedmarket.models.prediction import Prediction
 from fedmarket.models.state import ModelState
 from fedmarket.privacy.histogram import SegmentSums, Statistics
+from fedmarket.simulation.parts import Part, Parts
 from fedmarket.simulation.predictions import (
     BOOSTED,
     arm_prediction,
@@ -88,8 +90,8 @@ class SeedResult:
     bundle: Bundle | None = field(repr=False)
 
 
-def run_seed(key: MarketKey, on_progress: OnProgress = lambda _seed, _doing, _share: None) -> SeedResult:
-    """Return what every arm of the experiment finds for one seed.
+def run_seed(key: MarketKey, parts: Parts, on_progress: OnProgress = lambda _seed, _doing, _share: None) -> SeedResult:
+    """Return what every arm of the experiment finds for one seed; runs that ``parts`` has are not made again.
 
     Raises:
         FedmarketError: what configuration, contract, data or federation got wrong.
@@ -100,18 +102,17 @@ def run_seed(key: MarketKey, on_progress: OnProgress = lambda _seed, _doing, _sh
     alone: dict[str, tuple[Prediction, ...]] = {}
     with rehearsed(market) as roster:
         apps = load_apps(key.config.resolve().parent)
-        runs = _Runs(key=key, market=market, apps=apps, roster=roster, on_progress=on_progress)
-        outcomes: dict[str, Outcome] = {}
+        runs = _Runs(key=key, market=market, apps=apps, roster=roster, parts=parts, on_progress=on_progress)
+        found: dict[str, Part] = {}
         for arm in ARMS:
             if arm.holders == "alone":
                 own = [runs.run(arm, alone=name) for name in market.names]
-                alone[arm.name] = tuple(arm_prediction(market, outcome.model) for outcome in own)
+                alone[arm.name] = tuple(arm_prediction(market, part.outcome.model) for part in own)
                 continue
-            outcomes[arm.name] = runs.run(arm)
-            predictions[arm.name] = arm_prediction(market, outcomes[arm.name].model)
-        bundle = _bundle(market, roster, outcomes[JOINT])
+            found[arm.name] = runs.run(arm)
+            predictions[arm.name] = arm_prediction(market, found[arm.name].outcome.model)
     predictions |= {BOOSTED: runs.boosted()} | simple_predictions(market)
-    return _result(market, runs, predictions=predictions, alone=alone, outcomes=outcomes, bundle=bundle)
+    return _result(market, runs, predictions=predictions, alone=alone, found=found)
 
 
 def run_arm(
@@ -163,12 +164,13 @@ def _in_memory() -> str | None:
 
 @dataclass(slots=True, kw_only=True)
 class _Runs:
-    """Runs of one seed, with their progress and their seconds."""
+    """Runs of one seed, with their progress and their seconds; those that are finished are kept."""
 
     key: MarketKey
     market: Market
     apps: Apps
     roster: str
+    parts: Parts
     on_progress: OnProgress
     seconds: dict[str, float] = field(default_factory=dict)
     _done: int = 0
@@ -177,34 +179,51 @@ class _Runs:
     def __post_init__(self) -> None:
         for arm in ARMS:
             runs = len(self.market.names) if arm.holders == "alone" else 1
-            terms = terms_of(arm, self.market.config, self.market.contract, seed=self.key.seed)
-            self._planned += runs * (terms.rounds * len(terms.steps) + 1)
+            self._planned += runs * self._exchanges(arm)
 
-    def run(self, arm: Arm, *, alone: str = "") -> Outcome:
+    def run(self, arm: Arm, *, alone: str = "") -> Part:
+        """Return the run that was kept, or make it and keep it."""
+        where = (self.key.seed, arm.name)
+        part = self.parts.find(*where, alone=alone)
+        if part is None:
+            part = self._made(arm, alone)
+            self.parts.keep(part, *where, alone=alone)
+        else:
+            self._done += self._exchanges(arm)
+            self.on_progress(*where, self._done / self._planned)
+        self._add(arm.name, part.seconds)
+        return part
+
+    def boosted(self) -> Prediction:
+        start = time.perf_counter()
+        prediction = boosted_prediction(self.market)
+        self._add(BOOSTED, time.perf_counter() - start)
+        return prediction
+
+    def _made(self, arm: Arm, alone: str) -> Part:
         def exchanged(_: str) -> None:
             self._done += 1
             if self._done % 10 == 0:
                 self.on_progress(self.key.seed, arm.name, self._done / self._planned)
 
-        with self._timed(arm.name):
-            return run_arm(self.key, arm, self.apps, alone=alone, roster=self.roster, on_exchange=exchanged)
-
-    def boosted(self) -> Prediction:
-        with self._timed(BOOSTED):
-            return boosted_prediction(self.market)
-
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        outcome = run_arm(self.key, arm, self.apps, alone=alone, roster=self.roster, on_exchange=exchanged)
+        seconds = time.perf_counter() - start
+        bundle = bundle_of_rehearsal(Path(self.roster), outcome.run, self._terms(arm)) if self._recorded(arm) else None
+        return Part(outcome=outcome, seconds=seconds, bundle=bundle)
 
+    def _recorded(self, arm: Arm) -> bool:
+        return arm.recorded and bool(self.roster)
 
-def _bundle(market: Market, roster: str, released: Outcome) -> Bundle | None:
-    if not roster:
-        return None
-    terms = terms_of(arm_named(JOINT), market.config, market.contract, seed=market.seed)
-    return bundle_of_rehearsal(Path(roster), released.run, terms)
+    def _terms(self, arm: Arm) -> Terms:
+        return terms_of(arm, self.market.config, self.market.contract, seed=self.key.seed)
+
+    def _exchanges(self, arm: Arm) -> int:
+        terms = self._terms(arm)
+        return terms.rounds * len(terms.steps) + 1
+
+    def _add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 
 def _result(
@@ -213,10 +232,9 @@ def _result(
     *,
     predictions: dict[str, Prediction],
     alone: dict[str, tuple[Prediction, ...]],
-    outcomes: dict[str, Outcome],
-    bundle: Bundle | None,
+    found: dict[str, Part],
 ) -> SeedResult:
-    names, rows, population, released = market.names, market.test_rows, market.population, outcomes[JOINT]
+    names, rows, population, released = market.names, market.test_rows, market.population, found[JOINT].outcome
     train = [market.deal.train[name] for name in names]
     positive = population.targets[:, 0] > 0
     return SeedResult(
@@ -240,11 +258,11 @@ def _result(
         rejections=released.rejections,
         void_rounds=released.void_rounds,
         statistics=released.statistics,
-        exact_segments=outcomes[EXACT].statistics.segments,
+        exact_segments=found[EXACT].outcome.statistics.segments,
         messages=released.messages,
         bytes_up=released.largest_bytes_up,
         seconds=runs.seconds,
-        bundle=bundle,
+        bundle=found[JOINT].bundle,
     )
 
 

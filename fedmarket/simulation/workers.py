@@ -6,9 +6,10 @@ notebook, standard input, or a script that would start the whole run once more.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -69,15 +70,63 @@ def prepare(workers: int) -> None:
             os.environ.pop(THREADS, None)
 
 
+class Pool(ProcessPoolExecutor):
+    """Worker processes that can be stopped in the middle of a task."""
+
+    def __init__(
+        self, workers: int, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()
+    ) -> None:
+        super().__init__(workers, mp_context=CONTEXT, initializer=_stoppable, initargs=(initializer, initargs))
+
+    def submit(self, task: Callable[..., Any], /, *args: Any, **more: Any) -> Future[Any]:
+        """See :class:`concurrent.futures.Executor`."""
+        return super().submit(_unless_stopped, task, *args, **more)
+
+    def stop(self) -> None:
+        """End what runs, by an exception in its process, and drop what waits."""
+        for process in list((self._processes or {}).values()):
+            process.terminate()
+        self.shutdown(cancel_futures=True)
+
+
 @contextmanager
 def pool_of(
     workers: int, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()
-) -> Iterator[ProcessPoolExecutor]:
-    """Give a pool of ``workers`` processes; when its user fails, what waits is dropped."""
+) -> Iterator[Pool]:
+    """Give a pool of ``workers`` processes; when its user fails or is interrupted, they stop at once.
+
+    Guarantees:
+        A task that is stopped unwinds: what it had in a temporary folder, such as keys, is gone with it.
+    """
     prepare(workers)
-    with ProcessPoolExecutor(workers, mp_context=CONTEXT, initializer=initializer, initargs=initargs) as pool:
+    with Pool(workers, initializer, initargs) as pool:
         try:
             yield pool
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.stop()
             raise
+
+
+_stopped = False
+"""In a worker, whether it was told to stop."""
+
+
+def _stoppable(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+    """Let SIGTERM end the task at hand; a terminal's Ctrl-C reaches the parent too, which then sends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def _stop(*_: object) -> None:
+    global _stopped  # noqa: PLW0603 - a signal has nobody else to tell
+    if not _stopped:  # what is unwinding already is not disturbed
+        _stopped = True
+        raise SystemExit
+
+
+def _unless_stopped(task: Callable[..., Any], *args: Any, **more: Any) -> Any:
+    if _stopped:
+        raise SystemExit
+    return task(*args, **more)

@@ -27,7 +27,7 @@ def test_a_sweep_writes_its_files_and_says_what_each_mode_costs(fedmarket: Fedma
 @pytest.mark.parametrize(
     ("epsilons", "said"),
     [
-        ("1,two", "--epsilons: expected numbers with commas between, got '1,two'"),
+        ("1,two", "--epsilons: expected numbers with commas between, such as 0.5,1,2; got '1,two'"),
         ("0.001", "privacy.epsilon"),
         ("99", "privacy.epsilon"),
     ],

@@ -185,7 +185,10 @@ def test_an_experiment_with_shared_noise_ends_with_its_files(fedmarket: Callable
         ("privacy.epsilon=", "privacy.epsilon: Input should be a valid number"),
         ("privacy.epsilon=0", "privacy.epsilon: Input should be greater than or equal to 0.02"),
         ("seeds=0", "seeds: "),
-        ("workers=1\nname=x", "--set workers=1 name=x: expected KEY=VALUE"),
+        ("workers=1\nname=x", "--set 'workers=1\\nname=x': expected KEY=VALUE in one line of UTF-8"),
+        ("name=\udcff", "--set 'name=\\udcff': expected KEY=VALUE in one line of UTF-8"),
+        (f"workers={'9' * 5000}", "workers: Input should be a valid integer"),
+        (f"workers={'[' * 5000}", "workers: Input should be a valid integer"),
     ],
 )
 def test_a_wrong_change_is_named_and_exits_with_2(fedmarket: Callable, shop, no_training, change: str, said: str):
@@ -314,7 +317,7 @@ def test_an_output_that_cannot_be_written_exits_with_2(fedmarket: Callable, shop
 def test_the_output_folder_may_have_any_name(fedmarket: Callable, shop, monkeypatch, folder: str):
     seen: list[object] = []
 
-    def look(config, *, changes, on_progress):
+    def look(config, *, changes, **_):
         seen.append(load_config(config, changes=changes).output)
         raise DataError("enough")
 

@@ -108,7 +108,11 @@ SECRET = b"98765"
         ("t.csv", b"\n\n", "the file is empty; expected a header line"),
         ("t.csv.gz", gzip.compress(b"", mtime=0), "the file is empty; expected a header line"),
         ("t.parquet", b"", "the file is empty"),
-        ("t.csv", b"a,b\n98765,\xff\n", "expected UTF-8 text, but byte 10 is not"),
+        (
+            "t.csv",
+            b"a,b\n98765,\xff\n",
+            "expected UTF-8 text, but byte 10 is not; save it as CSV UTF-8, or convert it (iconv -f GB18030 -t UTF-8)",
+        ),
         (
             "t.csv",
             b"a,b\n1,2\n98765\n98765,2,3\n",

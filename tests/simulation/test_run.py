@@ -197,7 +197,7 @@ def test_bad_data_makes_no_output_folder(write_market, tmp_path: Path):
 def test_a_file_that_changed_between_two_runs_is_read_again(write_market, tmp_path: Path, monkeypatch):
     seen: list[int] = []
 
-    def look(key, _):
+    def look(key, *_):
         seen.append(module.open_market(key).population.labels.size)
         raise KeyboardInterrupt
 
