@@ -1,6 +1,7 @@
 """`attack`: what it writes, what it refuses, and how it ends."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fedmarket.risk.gate import Judgement, Reading
 from fedmarket.risk.membership import AtRate, Figures
 from fedmarket.simulation.attack import EXPOSED, RANDOM, attack, bounded, smallest, targets_of
 from fedmarket.simulation.reconstruction import reconstruction
+from fedmarket.simulation.run import simulate
 
 QUICK = ("training.rounds=3", "baseline_training.rounds=20", 'privacy.generator="operating-system"')
 
@@ -104,6 +106,25 @@ def test_a_column_that_is_not_there_is_named(write_market, tmp_path: Path):
     market = open_market(MarketKey(config=write_market(tmp_path), changes=QUICK, seed=0))
     with pytest.raises(DataError, match="column 'nothing': expected a column of words"):
         reconstruction(market, watched=smallest(market), column="nothing", confidence=0.95)
+
+
+def test_the_simulations_report_shows_it_where_it_is_of_the_same_experiment(
+    attacked: module.Attacked, write_market, tmp_path: Path
+):
+    shutil.copytree(attacked.folder, folder := tmp_path / "out")
+    path = write_market(tmp_path)
+    simulate(path, changes=QUICK)
+    report = folder / "report.html"
+    assert "40 canaries show epsilon" in report.read_text(encoding="utf-8")
+    found = module.parse_document(module.Measured, attacked.results, source="risk.json")
+    assert module._renew_report(folder, found) is None
+    assert "What attackers attained" in report.read_text(encoding="utf-8")
+    reason = module._renew_report(folder, found.model_copy(update={"delta": 1e-6}))
+    assert reason == "risk.json is of delta 1e-06 and not 1e-05; run fedmarket attack again."
+    assert f"Not shown: {reason}" in report.read_text(encoding="utf-8")
+    (folder / "results.json").write_text("{", encoding="utf-8")
+    assert "results.json: " in module._renew_report(folder, found)
+    assert module._renew_report(tmp_path, found) is None
 
 
 def test_a_document_of_another_kind_or_without_a_key_is_refused(attacked: module.Attacked):
