@@ -145,6 +145,16 @@ def test_a_red_gate_ends_with_one_and_writes_what_it_found(
     assert "refuted" in done.stdout
 
 
+def test_a_report_of_another_experiment_is_said_to_show_nothing(
+    attacked: module.Attacked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write_market
+):
+    unfit = replace(attacked, unfit="risk.json is of name [tiny] and not other")
+    monkeypatch.setattr(module, "attack", lambda *_, **__: unfit)
+    done = CliRunner().invoke(app, ["attack", str(write_market(tmp_path))])
+    assert done.exit_code == 0
+    assert "report.html does not show it: risk.json is of name [tiny] and not other" in done.stderr
+
+
 def test_targets_are_of_one_party_half_of_them_drawn(write_market, tmp_path: Path):
     market = open_market(MarketKey(config=write_market(tmp_path), changes=QUICK, seed=0))
     name = smallest(market)
