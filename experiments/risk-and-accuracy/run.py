@@ -5,6 +5,7 @@ Each setting is kept as soon as it is measured; what was stopped goes on with th
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -24,6 +25,7 @@ from fedmarket.evaluation.value import value_metrics
 from fedmarket.experiment.arms import JOINT, arm_named, start_for
 from fedmarket.experiment.market import MarketKey, open_market
 from fedmarket.files import write_text
+from fedmarket.report.attained import SEEN
 from fedmarket.risk.replica import replica
 from fedmarket.simulation.attack import (
     EXPOSED,
@@ -77,7 +79,7 @@ def main() -> int:
                 risks.keep(key, risk_of(config, watched, setting, chosen))
         rows = list(table(settings, scores, risks, runs=chosen.runs))
         write_text(folder / "table.json", json.dumps(rows, indent=1) + "\n")
-        print(f"\n{name}\n\n{markdown(rows)}")
+        print(f"\n{name}\n\n{markdown(rows)}\n{unprotected(risks.of(key_of(PLAIN, chosen.runs)))}")
     return 0
 
 
@@ -245,9 +247,28 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         for group in (EXPOSED, RANDOM):
             one = row[group]
             cells.append(f"{100 * one['advantage']:.1f} ({100 * one['low']:.1f} to {100 * one['high']:.1f})")
-            cells.append("already low" if one["certified"] is None else f"{100 * max(one['certified'], 0.0):.0f}")
+            cells.append("already low" if one["certified"] is None else certain(one["certified"]))
         lines.append("| " + " | ".join((row["setting"], *cells, f"{100 * row['limit']:.1f}")) + " |")
     return "\n".join(lines) + "\n"
+
+
+def certain(certified: float) -> str:
+    """Return a certified reduction in percent, never rounded up."""
+    return f"{max(math.floor(100 * certified + 1e-9), 0)}"
+
+
+def unprotected(baseline: dict[str, Any]) -> str:
+    """Return what is attained without privacy by what is seen, as a table: most attackers know less than other rows."""
+    lines = ["| seen, without privacy | advantage, exposed, % | advantage, random, % |", "|---|---|---|"]
+    for view, words in SEEN.items():
+        cells = [said(advantage(baseline, group, view)) for group in (EXPOSED, RANDOM)]
+        lines.append("| " + " | ".join((words, *cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def said(one: Interval) -> str:
+    """Return an advantage with its interval, in percent."""
+    return f"{100 * one.estimate:.1f} ({100 * one.low:.1f} to {100 * one.high:.1f})"
 
 
 def quarters(label: str) -> Callable[[str, float], None]:

@@ -15,6 +15,9 @@ VIEWS = {
 }
 """What an attacker sees; all other rows are all but the targets'."""
 
+SEEN = VIEWS | {"informed update": "the party's updates and all other rows"}
+"""The same where no line before it names the party."""
+
 COLUMNS = ("Customers", "Without privacy", "With privacy", "Of any attack, at most", "Reduction, certified")
 
 
@@ -57,7 +60,7 @@ def _row(row: Row) -> tuple[str, ...]:
     return (
         f"{capital(row.group)} ({count(row.customers)})",
         *(
-            f"{_ends(ends)}: {VIEWS.get(view, view)}"
+            f"{_ends(ends)}: {SEEN.get(view, view)}"
             for ends, view in zip((row.before, row.after), row.views, strict=True)
         ),
         percent(row.limit),
