@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -237,6 +238,49 @@ def write_joint_market() -> WriteMarket:
         return written(folder, config, demo_contract(joint, ("\n[privacy]", VALUE_OF_THE_JOINT_MARKET)))
 
     return write
+
+
+def risk_document(
+    *, epsilon: float = 1.0, lower: float = 0.4, verdict: str = "consistent", **changed: Any
+) -> dict[str, Any]:
+    """Return the part of a risk document that other pages carry, of an attack that noise stopped."""
+
+    def ends(estimate: float) -> dict[str, float]:
+        return {"estimate": estimate, "low": estimate - 0.1, "high": estimate + 0.1}
+
+    group, before, after = "random customers", "informed update", "informed aggregate"
+    reading = {"epsilon": lower, "gaussian": None, "claimed": epsilon}
+    cut = {"certified": 0.875, "estimate": 0.95, "words": ""}
+    return {
+        "format": "fedmarket-risk/1",
+        "name": "tiny",
+        "created": "2026-03-04T05:06:07Z",
+        "version": "0.1.0",
+        "unit": "row",
+        "generator": "operating-system",
+        "noise": "distributed",
+        "epsilon": epsilon,
+        "delta": 1e-5,
+        "gate": {"verdict": verdict, "canaries": 2000, "runs": 2, "readings": [reading]},
+        "membership": {
+            "watched": "bank",
+            "runs": 64,
+            "confidence": 0.95,
+            "groups": {group: 100},
+            "arms": {
+                "federated": {group: {before: {"advantage": ends(0.9)}}},
+                "federated_dp": {group: {after: {"advantage": ends(0.05)}}},
+            },
+            "limits": {after: {"advantage": 0.107}},
+            "reductions": [{"group": group, "before": before, "after": after, "figures": {"advantage": cut}}],
+        },
+    } | changed
+
+
+@pytest.fixture(scope="session")
+def made_risk() -> Callable[..., dict[str, Any]]:
+    """Return the maker of risk documents."""
+    return risk_document
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
-from fedmarket.cli.console import out, shown
+from fedmarket.cli.console import err, out, shown
 from fedmarket.cli.progress import progress
 
 REFUTED = 1
@@ -28,7 +29,8 @@ def attack(
 
     Audits the released arm with canaries in a twin run, and tries membership inference on whole federations that are
     run again in memory. Nothing is released and no ledger is touched. Writes [bold]risk.json[/] and
-    [bold]risk.html[/]. Ends with 1 if the claimed epsilon is refuted.
+    [bold]risk.html[/], and shows what was attained in the report of [bold]fedmarket simulate[/], where that is in the
+    same folder. Ends with 1 if the claimed epsilon is refuted.
 
     [bold]Examples[/]
 
@@ -58,5 +60,7 @@ def attack(
         out.print(f"  {reading['words']}", soft_wrap=True, markup=False)
     for name in ("risk.html", "risk.json"):
         out.print(f"  {shown(found.folder / name)}", soft_wrap=True)
+    if found.unfit:
+        err.print(f"[bold]report.html[/] does not show it: {escape(found.unfit)}", soft_wrap=True)
     if found.red:
         raise typer.Exit(REFUTED)

@@ -24,15 +24,17 @@ LogKey = Annotated[str | None, typer.Option(help="The log's key as it came to yo
 
 def verify(
     bundle: BundlePath,
+    *,
     roster: RosterPath = None,
     log_key: LogKey = None,
     as_json: Json = False,
     html: Annotated[Path | None, typer.Option(help="Write a page for a compliance officer there.")] = None,
+    risk: Annotated[Path | None, typer.Option(help="What attacks measured: does it contradict the ledgers?")] = None,
 ) -> None:
     """Check a privacy ledger's bundle: signatures, chains, log, checkpoints, and every epsilon again.
 
     Ends with 0 only if everything holds, with 1 if something does not or the bundle cannot be read, and with 2 if there
-    is nothing there.
+    is nothing there. What [bold]fedmarket attack[/] measured can refute a ledger, and proves nothing.
 
     [bold]Example[/]
 
@@ -40,7 +42,7 @@ def verify(
     """
     from fedmarket.files import write_text
 
-    verdict = _verdict(bundle, roster, log_key)
+    verdict = _verdict(bundle, roster, log_key, risk)
     document = verdict.to_document()
     if html is not None:
         from fedmarket.report.audit import render_audit
@@ -126,10 +128,12 @@ def export(
     out.print(f"{records} {'record' if records == 1 else 'records'}: {escape(shown(registry))}", soft_wrap=True)
 
 
-def _verdict(bundle: Path, roster: Path | None, log_key: str | None) -> "Verdict":
+def _verdict(bundle: Path, roster: Path | None, log_key: str | None, risk: Path | None = None) -> "Verdict":
+    from fedmarket.attacks.measured import read_measured
     from fedmarket.federation.roster import load_roster
     from fedmarket.ledger.bundle import read_bundle
     from fedmarket.ledger.verify import verify as verdict_on
 
     known = load_roster(roster).hash.hex() if roster is not None else None
-    return verdict_on(read_bundle(bundle), roster_hash=known, log_key=log_key)
+    measured = read_measured(risk) if risk is not None else None
+    return verdict_on(read_bundle(bundle), roster_hash=known, log_key=log_key, measured=measured)

@@ -272,7 +272,7 @@ class Party:
         state = replace(state, spending=spending)
         keep(state)
         try:
-            released = self._releases.of(phase, model, self._stream(request.round_number))
+            released = self._releases.of(phase, model, self.stream_of(request.round_number))
             return state, self.terms.grid_of(phase).encode(released)
         except Exception:
             if self.books:  # that it failed may say something of the rows, and is seen
@@ -312,7 +312,8 @@ class Party:
             raise ConfigError(f"party {self.name}: the terms ask for secure aggregation, but it has no identity")
         return self.seat
 
-    def _stream(self, round_number: int) -> Stream:
+    def stream_of(self, round_number: int) -> Stream:
+        """Return where a round's noise and coins come from: a new secret, or in tests what the seed gives each time."""
         if self.terms.plan.generator == "seeded-for-tests":
             return Stream.seeded(self.test_seed, self.name, str(round_number))
         return Stream.secret()

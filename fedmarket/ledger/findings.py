@@ -237,6 +237,7 @@ class Verdict:
         listed: how many parties the manifest has.
         unread: parties whose ledger is missing, broken from some entry on, or ends before the log: they may have spent
             more.
+        measured: what attackers attained, as the document says that came with the bundle; None where none came.
     """
 
     keys: str
@@ -259,6 +260,7 @@ class Verdict:
     assumptions: tuple[str, ...]
     not_protected: tuple[str, ...]
     questions: tuple[str, ...]
+    measured: dict[str, Any] | None
 
     def to_document(self) -> dict[str, Any]:
         """Return the verdict as a document of JSON's types, infinite numbers as text."""

@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from fedmarket.attacks.measured import Measured
 from fedmarket.errors import ConfigError
+from fedmarket.ledger.attacked import findings_of
 from fedmarket.ledger.bundle import MANIFEST, Bundle, BundleRun, hash_of_files
 from fedmarket.ledger.checkpoints import last_checkpoint, quorum_of, read_checkpoints
 from fedmarket.ledger.code import installed_code
@@ -33,7 +35,12 @@ MOST_FINDINGS = 1000
 
 
 def verify(
-    bundle: Bundle, *, roster_hash: str | None = None, log_key: str | None = None, now: datetime | None = None
+    bundle: Bundle,
+    *,
+    roster_hash: str | None = None,
+    log_key: str | None = None,
+    measured: Measured | None = None,
+    now: datetime | None = None,
 ) -> Verdict:
     """Return what ``bundle`` is worth.
 
@@ -41,6 +48,8 @@ def verify(
         bundle: as :func:`fedmarket.ledger.bundle.read_bundle` found it.
         roster_hash: of the auditor's own copy of the roster, in hexadecimal; None where there is none.
         log_key: the log's key as it came another way; None where it did not.
+        measured: what attackers attained, as somebody wrote it down; it can refute what the ledgers say, and proves
+            nothing.
         now: the time of the check, by default the machine's.
 
     Guarantees:
@@ -60,6 +69,8 @@ def verify(
     parties = tuple(reading.account() for reading in readings if reading.state.opened)
     listed, joined = {one.run for one in bundle.manifest.runs}, {run for one in readings for run in one.joined}
     runs = tuple(run_account(run, readings, listed=run in listed) for run in sorted(joined))
+    if measured is not None:
+        found += findings_of(measured, parties, runs)
     compared = Compared.of(bundle.manifest, roster_hash=roster_hash, log_key=log_key)
     quorum, unread = quorum_of(bundle), tuple(one.name for one in readings if one.unread)
     return Verdict(
@@ -83,6 +94,7 @@ def verify(
         assumptions=assumptions_of(runs, quorum=quorum, parties=len(readings), compared=compared),
         not_protected=not_protected_of(runs),
         questions=questions_of(parties, runs, compared=compared),
+        measured=measured.model_dump() if measured is not None else None,
     )
 
 

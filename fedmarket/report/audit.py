@@ -4,8 +4,10 @@ from typing import Any
 
 from jinja2 import UndefinedError
 
+from fedmarket.attacks.measured import Measured
 from fedmarket.errors import DataError
 from fedmarket.privacy.mechanism import MECHANISM_WORDS
+from fedmarket.report.attained import attained
 from fedmarket.report.drawing import HEX, Plot, figure, key_of
 from fedmarket.report.limits import limits
 from fedmarket.report.page import environment
@@ -45,6 +47,7 @@ def render_audit(verdict: dict[str, Any]) -> str:
             "plots": [(draw_spending(party), numbers_of(party)) for party in verdict["parties"]],
             "party_rows": [_party_row(party, unread=verdict["unread"]) for party in verdict["parties"]],
             "limits": _limits(verdict),
+            "attained": attained(Measured(**verdict["measured"])) if verdict["measured"] else None,
             "changes": [
                 (change["time"], party["name"], str(change["sequence"]), change["words"])
                 for party in verdict["parties"]

@@ -11,9 +11,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup, escape
 
+from fedmarket.attacks.measured import Measured
 from fedmarket.errors import DataError
 from fedmarket.files import write_text
 from fedmarket.report import plots, words
+from fedmarket.report.attained import attained, unfit
 from fedmarket.report.drawing import Plot
 from fedmarket.report.limits import limits
 from fedmarket.report.tiles import headline_tiles, value_tiles
@@ -78,12 +80,15 @@ def write_report(results: dict[str, Any], path: Path) -> None:
     write_text(path, render(results))
 
 
-def render(results: dict[str, Any]) -> str:
-    """Return the page of ``results`` as HTML; see :func:`write_report`."""
+def render(results: dict[str, Any], *, measured: Measured | None = None) -> str:
+    """Return the page of ``results`` as HTML; see :func:`write_report`.
+
+    With what was ``measured`` of attackers on this experiment; on another one, it says that it shows nothing and why.
+    """
     if results.get("format") != FORMAT:
         raise DataError(f"results: expected format {FORMAT!r}, got {results.get('format')!r}")
     try:
-        return environment().get_template("page.html.j2").render(results=results, **_content(results))
+        return environment().get_template("page.html.j2").render(results=results, **_content(results, measured))
     except KeyError as error:
         raise DataError(f"results: no key {error}") from None
     except (UndefinedError, TypeError) as error:  # a missing number is undefined, or cannot be rounded
@@ -107,7 +112,8 @@ def environment() -> Environment:
     return templates
 
 
-def _content(results: dict[str, Any]) -> dict[str, Any]:
+def _content(results: dict[str, Any], measured: Measured | None) -> dict[str, Any]:
+    reason = unfit(measured, results) if measured else None
     value = results["value"]
     rankings = [_ranking(results, title="Ranking")]
     if value and value["ranking"]:
@@ -121,6 +127,8 @@ def _content(results: dict[str, Any]) -> dict[str, Any]:
         "overlap": words.overlap_sentence(results),
         "ledger": words.ledger_sentence(results),
         "limits": _limits(results),
+        "attained": attained(measured) if measured and not reason else None,
+        "unfit": reason,
         "tiles": tuple(headline_tiles(results)),
         "rankings": rankings,
         "asked": bool(results["configuration"]["privacy"].get("private_evaluation")),

@@ -4,24 +4,16 @@ from typing import Any
 
 from jinja2 import UndefinedError
 
+from fedmarket.attacks.measured import FORMAT, Measured
+from fedmarket.documents import parse_document
 from fedmarket.errors import DataError
+from fedmarket.report.attained import VIEWS, lower_bound_words
 from fedmarket.report.drawing import HEX, Plot, figure, label
 from fedmarket.report.limits import limits
 from fedmarket.report.page import environment
-from fedmarket.report.words import SEEDED_BANNER, capital, count, percent, short, upwards
-
-FORMAT = "fedmarket-risk/1"
+from fedmarket.report.words import SEEDED_BANNER, capital, count, percent, upwards
 
 VERDICTS = {"violated": "RED", "consistent": "not refuted", "inconclusive": "inconclusive"}
-
-VIEWS = {
-    "update": "one party's updates",
-    "aggregate": "the sums of all parties",
-    "model": "the released model",
-    "informed update": "its updates and all other rows",
-    "informed aggregate": "the sums and all other rows",
-}
-"""What an attacker sees; all other rows are all but the targets'."""
 
 ARMS = {"federated": "Without privacy", "federated_dp": "With privacy"}
 
@@ -76,15 +68,7 @@ def banner(results: dict[str, Any]) -> str | None:
 
 def headline(results: dict[str, Any]) -> str:
     """Return the gate's verdict in a sentence."""
-    gate = results["gate"]
-    best = gate["readings"][0]
-    least = max(best["epsilon"], best["gaussian"] or 0.0)
-    claimed = upwards(best["claimed"])
-    if gate["verdict"] == "violated":
-        return f"The claim of epsilon {claimed} is refuted."
-    if gate["verdict"] == "inconclusive":
-        return f"The audit says nothing of epsilon {claimed}: its attack fails without noise too."
-    return f"{count(gate['canaries'])} canaries show epsilon {short(least)} at least; {claimed} is claimed."
+    return lower_bound_words(parse_document(Measured, results, source="risk"))
 
 
 def _tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -44,7 +44,7 @@ from fedmarket.models.prediction import log_odds_of
 from fedmarket.models.start import Start
 from fedmarket.models.state import ModelState
 from fedmarket.privacy.noise import Stream
-from fedmarket.risk.replica import Seen, replica
+from fedmarket.risk.replica import Seen, noise_of, replica
 from fedmarket.training.batch import Batch, one_thread
 from fedmarket.training.gradients import Engine, Gradients, by_customer, engine_for, norms_of
 
@@ -169,28 +169,37 @@ def shadow_run(watch: Watch, task: tuple[int, Flags]) -> dict[View, FloatArray]:
     number, present = task
     parties = {name: replace(party, test_seed=party.test_seed + number) for name, party in watch.parties.items()}
     parties[watch.watched] = replace(parties[watch.watched], rows=watch.rows(present))
-    return scores_of_run(watch, replica(watch.terms, parties, start=watch.start))
+    seen = replica(watch.terms, parties, start=watch.start)
+    return scores_of_run(watch, seen, others=sums_of_others(watch, parties, seen))
 
 
-def scores_of_run(watch: Watch, seen: Seen) -> dict[View, FloatArray]:
-    """Return every view's scores of the targets, (m,), from what a run showed."""
+def scores_of_run(watch: Watch, seen: Seen, *, others: FloatArray | None = None) -> dict[View, FloatArray]:
+    """Return every view's scores of the targets, (m,), from what a run showed.
+
+    Args:
+        watch: the federation and its targets.
+        seen: of a run of it.
+        others: the sums over all other parties' rows in each round, (T, p); where nobody took them down they are
+            computed here, which takes as long as the run.
+    """
     terms, count = watch.terms, len(watch.targets)
     network = network_of(terms.model, terms.width, terms.objective)
     mechanism, steps = terms.plan.mechanism("update"), terms.schedule.local_steps
     engine, gradients = engine_for(network), Gradients(network)
     targets = trained_on(terms, watch.target_rows, seen.asked[0])
-    own, others = (trained_on(terms, rows, seen.asked[0], lasting=True) for rows in _known(watch))
+    at = partial(_sum_at, gradients, mechanism.clip_norm)
+    own = trained_on(terms, watch.rows(np.zeros(count, dtype=np.bool_)), seen.asked[0], lasting=True)
+    if others is None:
+        rest = trained_on(terms, _rows_of_others(watch), seen.asked[0], lasting=True)
+        others = np.stack([at(asked, rest) for asked in seen.asked])
     part = mechanism.sample_rate * steps
-    exact = part == 1 and not mechanism.noise_multiplier  # others' sums are then seen as they are
     plain, informed = np.zeros((2, count)), np.zeros((2, count))
     products = np.zeros((count, count))
-    for asked, update, total in zip(seen.asked, seen.updates[watch.watched], seen.totals, strict=True):
-        at = partial(gradients.clipped_sum, asked.parameters, clip_norm=mechanism.clip_norm)
+    for asked, update, total, other in zip(seen.asked, seen.updates[watch.watched], seen.totals, others, strict=True):
         each = clipped_gradients(engine, asked, targets, clip_norm=mechanism.clip_norm)
-        known = at(own) + each.sum(axis=0) / 2
-        everywhere = known + (total - update if exact else at(others))
+        known = at(asked, own) + each.sum(axis=0) / 2
         plain += np.stack([update, total]) @ each.T
-        informed += np.stack([update - part * known, total - part * everywhere]) @ each.T
+        informed += np.stack([update - part * known, total - part * (known + other)]) @ each.T
         products += each @ each.T
     lengths = np.sqrt(np.maximum(np.diag(products), np.finfo(np.float64).tiny))
     variance = steps * mechanism.noise_std**2 * np.array([1, len(watch.parties)])
@@ -256,19 +265,37 @@ def places_of(rows: Rows) -> RowNumbers:
     return np.asarray(np.unique(rows.customers, return_inverse=True)[1], dtype=np.int64)
 
 
-def _known(watch: Watch) -> tuple[Rows, Rows]:
-    """Return the watched party's rows without targets, and those of all other parties, their customers kept apart."""
+def _sum_at(gradients: Gradients, clip_norm: float, asked: ModelState, batch: Batch) -> FloatArray:
+    return gradients.clipped_sum(asked.parameters, batch, clip_norm=clip_norm)
+
+
+def sums_of_others(watch: Watch, parties: Mapping[str, Party], seen: Seen) -> FloatArray | None:
+    """Return what the other parties sent without their noise, (T, p): the sums over their rows, as they computed them.
+
+    None where a round is not one sum over all rows, or the noise cannot be drawn again.
+    """
+    terms = watch.terms
+    mechanism = terms.plan.mechanism("update")
+    again = terms.plan.generator == "seeded-for-tests" or not mechanism.noise_multiplier
+    if mechanism.sample_rate != 1 or terms.schedule.local_steps != 1 or not again:
+        return None
+    others = [name for name in parties if name != watch.watched]
+    noise = np.sum([noise_of(parties[name], seen) for name in others], axis=0)
+    return np.asarray(seen.totals - seen.updates[watch.watched] - noise)
+
+
+def _rows_of_others(watch: Watch) -> Rows:
+    """Return the rows of all other parties, their customers kept apart."""
     others = [party.rows for name, party in sorted(watch.parties.items()) if name != watch.watched]
-    own = watch.rows(np.zeros(len(watch.targets), dtype=np.bool_))
     customers, beyond = None, 0
-    if own.customers is not None:
+    if watch.parties[watch.watched].rows.customers is not None:
         apart = []
         for rows in others:
             apart.append(places_of(rows) + beyond)
             beyond = int(apart[-1].max(initial=beyond - 1)) + 1
         customers = np.concatenate([*apart, np.zeros(0, dtype=np.int64)])
-    none = own.taken(np.zeros(0, dtype=np.int64))
-    return own, Rows(
+    none = watch.target_rows.taken(np.zeros(0, dtype=np.int64))
+    return Rows(
         features=np.concatenate([rows.features[:] for rows in (none, *others)]),
         targets=np.concatenate([rows.targets for rows in (none, *others)]),
         customers=customers,

@@ -17,10 +17,12 @@ import numpy as np
 from fedmarket import __version__
 from fedmarket.arrays import RowNumbers
 from fedmarket.attacks.formal import Approximate, Gaussian, Guarantee
+from fedmarket.attacks.measured import FORMAT, RISK, Measured
 from fedmarket.attacks.rates import Interval
 from fedmarket.attacks.reduction import AlreadyLow, Reduction
 from fedmarket.config import load_config
-from fedmarket.errors import UsageError
+from fedmarket.documents import parse_document
+from fedmarket.errors import DataError, UsageError
 from fedmarket.experiment.arms import JOINT, Arm, arm_named, start_for, terms_of
 from fedmarket.experiment.market import Market, MarketKey, forget_markets, open_market
 from fedmarket.federation.terms import Terms
@@ -35,7 +37,6 @@ from fedmarket.risk.shadows import FEWEST_RUNS, VIEWS, RunAll, View, Watch, fair
 from fedmarket.simulation.reconstruction import BASELINE, federation_of, reconstruction
 from fedmarket.simulation.workers import pool_of
 
-FORMAT = "fedmarket-risk/1"
 CONFIDENCE = 0.95
 TARGETS = 200
 """Customers whose membership is in question: half of them at random, half the most exposed."""
@@ -43,18 +44,23 @@ TARGETS = 200
 RANDOM, EXPOSED = "random customers", "the most exposed customers"
 
 Group = str
-Measured = dict[Group, dict[View, Figures]]
+Found = dict[Group, dict[View, Figures]]
 OnAttack = Callable[[str, float], None]
 """Told what is being done, and which share of it is behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attacked:
-    """A finished attack: its document, where its files are, and whether the gate is red."""
+    """A finished attack: its document, where its files are, and whether the gate is red.
+
+    Attributes:
+        unfit: why the simulation's report beside it does not show it; None where it does, or where there is none.
+    """
 
     results: dict[str, Any]
     folder: Path
     red: bool
+    unfit: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +91,8 @@ def attack(
 ) -> Attacked:
     """Attack the released arm of the experiment at ``config_path``; write ``risk.json`` and ``risk.html``.
 
+    Where the same experiment's ``results.json`` is beside them, its report is made anew and shows what was attained.
+
     Args:
         config_path: the experiment; its first seed deals the rows.
         changes: to the experiment, as of ``simulate``.
@@ -107,7 +115,7 @@ def attack(
     chosen = targets_of(market, watched or smallest(market), targets)
     on_attack("auditing with canaries", 0.0)
     judgement = gate(market, canaries=canaries, watched=chosen.watched)
-    found: dict[str, Measured] = {}
+    found: dict[str, Found] = {}
     for name in (BASELINE, JOINT):
         found[name] = measured(market, arm_named(name), chosen, runs=runs, on_attack=on_attack)
     on_attack("reading rows off updates", 0.0)
@@ -116,9 +124,26 @@ def attack(
     from fedmarket.report.risk import render_risk  # noqa: PLC0415 - draws with matplotlib, which no run needs
 
     page = render_risk(results)
-    write_text(folder / "risk.json", json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(folder / RISK, json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     write_text(folder / "risk.html", page)
-    return Attacked(results=results, folder=folder, red=judgement.verdict is Verdict.VIOLATED)
+    unfit = _renew_report(folder, parse_document(Measured, results, source=RISK))
+    return Attacked(results=results, folder=folder, red=judgement.verdict is Verdict.VIOLATED, unfit=unfit)
+
+
+def _renew_report(folder: Path, measured: Measured) -> str | None:
+    """Make a simulation's report in ``folder`` anew; return why it does not show what was measured, or None."""
+    from fedmarket.report.attained import unfit  # noqa: PLC0415 - as above
+    from fedmarket.report.page import render  # noqa: PLC0415
+
+    path = folder / "results.json"
+    if not path.is_file():
+        return None
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        write_text(folder / "report.html", render(results, measured=measured))
+    except (ValueError, DataError) as error:
+        return f"{path}: {error}"
+    return unfit(measured, results)
 
 
 def smallest(market: Market) -> str:
@@ -152,9 +177,10 @@ def targets_of(market: Market, watched: str, count: int) -> Targets:
 
 def measured(
     market: Market, arm: Arm, chosen: Targets, *, runs: int, on_attack: OnAttack = lambda _doing, _share: None
-) -> Measured:
+) -> Found:
     """Return what membership inference attains against ``arm``, of each group of targets and for each view."""
-    terms, parties = federation_of(market, arm.name)
+    drawn = Stream.secret()  # of the noise too: from a seed that only the scores of other rows' sums know
+    terms, parties = federation_of(market, arm.name, noise_seed=int(drawn.words(1)[0] >> np.uint64(2)))
     watch = Watch(
         terms=terms,
         parties=parties,
@@ -162,7 +188,7 @@ def measured(
         targets=chosen.numbers,
         start=start_for(market.config, market.contract),
     )
-    coins = fair_coins(runs, len(chosen.numbers), Stream.secret())
+    coins = fair_coins(runs, len(chosen.numbers), drawn)
     told = partial(on_attack, f"running {arm.description} {runs} times")
     with _pool(market.config.workers) as pool:
         found = shadows(watch, coins, run_all=partial(_counted, pool.map if pool else map, told, runs))
@@ -183,7 +209,7 @@ def _counted(
 
 
 def _document(
-    market: Market, judgement: Judgement, chosen: Targets, found: dict[str, Measured], *, runs: int
+    market: Market, judgement: Judgement, chosen: Targets, found: dict[str, Found], *, runs: int
 ) -> dict[str, Any]:
     terms = terms_of(arm_named(JOINT), market.config, market.contract, seed=market.seed)
     plan, guarantees = terms.plan, guarantees_of(terms)
@@ -235,7 +261,7 @@ def gate_document(judgement: Judgement) -> dict[str, Any]:
     }
 
 
-def measured_document(found: Measured) -> dict[str, Any]:
+def measured_document(found: Found) -> dict[str, Any]:
     """Return figures as JSON: group, view, figure."""
     return {group: {view: asdict(figures) for view, figures in views.items()} for group, views in found.items()}
 
@@ -270,7 +296,7 @@ def guarantees_of(terms: Terms) -> dict[View, Guarantee]:
 
 
 def reduction_document(
-    before: Measured, after: Measured, *, noise: str, guarantees: Mapping[View, Guarantee]
+    before: Found, after: Found, *, noise: str, guarantees: Mapping[View, Guarantee]
 ) -> list[dict[str, Any]]:
     """Return the certified reductions of each group, from one party's visible update to what is seen with privacy.
 

@@ -14,7 +14,7 @@ from fedmarket.privacy.noise import Stream
 from fedmarket.risk.attributes import Secret, attribute_inference
 from fedmarket.risk.cells import is_category, prior_of
 from fedmarket.risk.inversion import Scene, Search, Veil, inversion
-from fedmarket.risk.replica import in_the_open, replica
+from fedmarket.risk.replica import in_the_open, replica, seeded
 
 BASELINE = "federated"
 """The arm without privacy: what is at stake."""
@@ -37,11 +37,18 @@ GUESSED = 200
 """Customers whose cell of one column is guessed, at most."""
 
 
-def federation_of(market: Market, arm_name: str) -> tuple[Terms, dict[str, Party]]:
-    """Return the terms of an arm with sums in the open, and all parties under them."""
+def federation_of(market: Market, arm_name: str, *, noise_seed: int | None = None) -> tuple[Terms, dict[str, Party]]:
+    """Return the terms of an arm with sums in the open, and all who hold its rows under them.
+
+    With a seed their noise is from there, so that it can be taken off again.
+    """
     arm = arm_named(arm_name)
     terms = in_the_open(terms_of(arm, market.config, market.contract, seed=market.seed))
-    return terms, {name: market.party(arm, name, terms=terms) for name in market.names}
+    terms = terms if noise_seed is None else seeded(terms)
+    parties = {name: market.party(arm, name, terms=terms) for name in market.holders(arm, alone="")}
+    for party in parties.values():
+        party.test_seed = market.seed if noise_seed is None else noise_seed
+    return terms, parties
 
 
 def reconstruction(market: Market, *, watched: str, column: str | None, confidence: float) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedmarket.attacks.measured import RISK, read_measured
 from fedmarket.config import load_config
 from fedmarket.contract.schema import load_contract
 from fedmarket.experiment.arms import JOINT, arm_named, terms_of
@@ -44,7 +45,8 @@ def simulate(
 ) -> Simulation:
     """Run the experiment at ``config_path`` and write ``results.json``, ``report.html`` and ``model.safetensors``.
 
-    With them goes ``bundle.zip``: the ledgers of the released model's run, for auditors, where they were kept.
+    With them goes ``bundle.zip``: the ledgers of the released model's run, for auditors, where they were kept. The
+    report shows what attackers attained, where the same experiment's ``risk.json`` is in its folder already.
 
     An experiment that was stopped goes on where it ended: finished runs are kept (:mod:`fedmarket.simulation.parts`).
 
@@ -65,6 +67,7 @@ def simulate(
         market.check(arm_named(JOINT))
     folder = Path(config.output)
     need_writable(folder)
+    measured = read_measured(folder / RISK) if (folder / RISK).is_file() else None
     source, parts = market.population.source, parts_of(market)
     _tell_kept(parts, on_note)
     seeds = _seeds(keys, parts, on_progress, workers=min(config.workers, len(keys)))
@@ -74,7 +77,8 @@ def simulate(
     document = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     from fedmarket.report.page import render  # noqa: PLC0415 - draws with matplotlib, which no round needs
 
-    page = render(results)  # all is made before anything is written, so that the files belong together
+    # All is made before anything is written, so that the files belong together.
+    page = render(results, measured=measured)
     save_model(
         folder / "model.safetensors", seeds[0].model, model=config.model, contract=contract, private=terms.plan.private
     )

@@ -68,6 +68,17 @@ def test_a_party_of_whom_nothing_was_read_is_named(fedmarket, broken):
     assert "Alpha Bank: epsilon unknown, as nothing was read" in fedmarket("verify", broken).out
 
 
+def test_what_attacks_measured_is_on_the_page_and_can_break_a_bundle(fedmarket, bundle, made_risk, tmp_path):
+    known = {"epsilon": 1.1705, "unit": "column:customer"}
+    for lower, code in ((0.4, 0), (2.0, 1)):
+        (tmp_path / "risk.json").write_text(json.dumps(made_risk(lower=lower, **known)), encoding="utf-8")
+        ran = fedmarket("verify", bundle, "--risk", tmp_path / "risk.json", "--html", tmp_path / "audit.html")
+        assert ran.code == code
+        assert ("promise: risk document: epsilon, measured from below" in ran.out) == bool(code)
+        assert "not proved by the ledgers" in (tmp_path / "audit.html").read_text(encoding="utf-8")
+    assert fedmarket("verify", bundle, "--risk", tmp_path / "none.json").code == 2
+
+
 def test_where_there_is_nothing_it_ends_with_two(fedmarket, tmp_path):
     assert fedmarket("verify", tmp_path / "none.zip").code == 2
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fedmarket.attacks.measured import Measured
 from fedmarket.errors import DataError
 from fedmarket.ledger.verify import verify
 from fedmarket.report.audit import MOST_ROWS, draw_spending, render_audit
@@ -52,6 +53,16 @@ def test_seeded_noise_is_said_first():
     plan = MADE["plan_of"](generator="seeded-for-tests")
     page = render_audit(verify(MADE["whole"](plan=plan).bundle()).to_document())
     assert page.index("NOT PRIVATE") < page.index("<h1>")
+
+
+def test_what_was_measured_is_said_to_prove_nothing(made_risk):
+    bundle = MADE["whole"]().bundle()
+    document = made_risk(epsilon=1.1705, unit="column:customer", name="<b>tiny</b>")
+    page = render_audit(verify(bundle, measured=Measured(**document)).to_document())
+    for said in ("Measured by whoever wrote this file; not proved by the ledgers", "87.5\N{NO-BREAK SPACE}%",
+                 "&lt;b&gt;tiny", "2,000 canaries show epsilon 0.4 at least; 1.18 is claimed"):  # fmt: skip
+        assert said in page
+    assert "What attackers attained" not in render_audit(verify(bundle).to_document())
 
 
 def test_no_name_is_markup():

@@ -7,8 +7,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from fedmarket.attacks.measured import Measured
 from fedmarket.errors import DataError
 from fedmarket.report import words
+from fedmarket.report.attained import unfit
 from fedmarket.report.page import render, write_report
 
 VOID = {"meta", "br", "wbr", "link", "img", "input", "hr", "source"}
@@ -262,6 +264,39 @@ def test_parties_with_one_class_and_missing_curves_are_tolerated(results):
     for party in results["parties"]:
         party.update(alone=None, alone_dp=None, joint_dp=None, gain=None)
     assert "at 0 of 0 parties" in Page(render(results)).words
+
+
+def test_what_was_measured_of_this_experiment_is_shown(results, made_risk):
+    known = {"name": results["name"], "epsilon": results["plan"]["observers"][3]["epsilon"]}
+    known |= {key: results["plan"][key] for key in ("unit", "generator", "noise", "delta")}
+    shown = Page(render(results, measured=Measured(**made_risk(**known)))).words
+    for said in ("What attackers attained", "2,000 canaries show", "90.0 % (80.0 % to 100.0 %)", "87.5 %"):
+        assert said in shown
+    assert "What attackers attained" not in Page(render(results)).words
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, None),
+        ({"name": "other"}, "name other and not"),
+        ({"generator": "seeded-for-tests"}, "generator seeded-for-tests and not operating-system"),
+        ({"delta": 1e-6}, "delta 1e-06 and not 1e-05"),
+        ({"epsilon": 0.5}, "epsilon 0.50 and not"),
+    ],
+)
+def test_what_was_measured_of_another_experiment_is_not_shown(results, made_risk, changed, said: str | None):
+    known = {"name": results["name"], "epsilon": results["plan"]["observers"][3]["epsilon"]}
+    known |= {key: results["plan"][key] for key in ("unit", "generator", "noise", "delta")}
+    measured = Measured(**made_risk(**(known | changed)))
+    reason = unfit(measured, results)
+    if said is None:
+        assert reason is None
+        return
+    assert said in reason
+    shown = Page(render(results, measured=measured)).words
+    assert f"Not shown: {reason}" in shown
+    assert "canaries" not in shown
 
 
 def test_an_infinite_epsilon_is_not_hidden(results):

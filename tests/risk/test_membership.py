@@ -33,6 +33,7 @@ from fedmarket.risk.shadows import (
     scores_of_run,
     shadow_run,
     shadows,
+    sums_of_others,
 )
 from fedmarket.training.gradients import Gradients, engine_for
 
@@ -182,6 +183,28 @@ def test_the_informed_score_is_the_likelihood_ratio_of_gaussian_noise(tiny: Tiny
             drawn.append(ratio)
         law = stats.norm((member - 0.5) * energy / std**2, np.sqrt(energy) / std)
         assert stats.kstest(drawn, law.cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("noise", ["local", "distributed", None])
+def test_sums_of_others_by_taking_their_noise_off_are_those_computed_anew(opened, noise: str | None):
+    market = opened(*([f"privacy.noise={noise}"] if noise else ()))
+    watch = market.watch("federated_dp" if noise else "federated", targets=np.arange(5))
+    assert watch.terms.plan.generator == "seeded-for-tests"
+    seen = replica(watch.terms, watch.parties)
+    others = sums_of_others(watch, watch.parties, seen)
+    anew = scores_of_run(watch, seen)
+    std = watch.terms.plan.mechanism("update").noise_std
+    assert others.shape == seen.totals.shape
+    for view, scores in scores_of_run(watch, seen, others=others).items():
+        np.testing.assert_allclose(scores, anew[view], rtol=1e-3, atol=1e-4)
+    if noise:  # and with the noise left in, they would not be
+        assert np.abs(seen.totals - seen.updates["bank"] - others).mean() > std / 2
+
+
+def test_noise_that_nobody_can_draw_again_or_samples_leave_others_to_be_computed(opened):
+    for changes in (('privacy.generator="operating-system"',), ("privacy.sample_rate=0.5",)):
+        watch = opened(*changes).watch("federated_dp", targets=np.arange(5))
+        assert sums_of_others(watch, watch.parties, replica(watch.terms, watch.parties)) is None
 
 
 def test_gradients_of_targets_add_up_to_the_sum_that_a_party_sends(tiny: Tiny):

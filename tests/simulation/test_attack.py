@@ -1,6 +1,7 @@
 """`attack`: what it writes, what it refuses, and how it ends."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fedmarket.risk.gate import Judgement, Reading
 from fedmarket.risk.membership import AtRate, Figures
 from fedmarket.simulation.attack import EXPOSED, RANDOM, attack, bounded, smallest, targets_of
 from fedmarket.simulation.reconstruction import reconstruction
+from fedmarket.simulation.run import simulate
 
 QUICK = ("training.rounds=3", "baseline_training.rounds=20", 'privacy.generator="operating-system"')
 
@@ -106,6 +108,25 @@ def test_a_column_that_is_not_there_is_named(write_market, tmp_path: Path):
         reconstruction(market, watched=smallest(market), column="nothing", confidence=0.95)
 
 
+def test_the_simulations_report_shows_it_where_it_is_of_the_same_experiment(
+    attacked: module.Attacked, write_market, tmp_path: Path
+):
+    shutil.copytree(attacked.folder, folder := tmp_path / "out")
+    path = write_market(tmp_path)
+    simulate(path, changes=QUICK)
+    report = folder / "report.html"
+    assert "40 canaries show epsilon" in report.read_text(encoding="utf-8")
+    found = module.parse_document(module.Measured, attacked.results, source="risk.json")
+    assert module._renew_report(folder, found) is None
+    assert "What attackers attained" in report.read_text(encoding="utf-8")
+    reason = module._renew_report(folder, found.model_copy(update={"delta": 1e-6}))
+    assert reason == "risk.json is of delta 1e-06 and not 1e-05; run fedmarket attack again."
+    assert f"Not shown: {reason}" in report.read_text(encoding="utf-8")
+    (folder / "results.json").write_text("{", encoding="utf-8")
+    assert "results.json: " in module._renew_report(folder, found)
+    assert module._renew_report(tmp_path, found) is None
+
+
 def test_a_document_of_another_kind_or_without_a_key_is_refused(attacked: module.Attacked):
     with pytest.raises(DataError, match="expected format"):
         render_risk(attacked.results | {"format": "other"})
@@ -122,6 +143,16 @@ def test_a_red_gate_ends_with_one_and_writes_what_it_found(
     done = CliRunner().invoke(app, ["attack", str(write_market(tmp_path))])
     assert done.exit_code == 1
     assert "refuted" in done.stdout
+
+
+def test_a_report_of_another_experiment_is_said_to_show_nothing(
+    attacked: module.Attacked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write_market
+):
+    unfit = replace(attacked, unfit="risk.json is of name [tiny] and not other")
+    monkeypatch.setattr(module, "attack", lambda *_, **__: unfit)
+    done = CliRunner().invoke(app, ["attack", str(write_market(tmp_path))])
+    assert done.exit_code == 0
+    assert "report.html does not show it: risk.json is of name [tiny] and not other" in done.stderr
 
 
 def test_targets_are_of_one_party_half_of_them_drawn(write_market, tmp_path: Path):

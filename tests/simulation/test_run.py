@@ -144,7 +144,7 @@ def test_a_report_that_cannot_be_made_leaves_the_old_results_too(tiny: Simulatio
     for name in FILES:
         write_text(folder / name, "old")
 
-    def broken(_: object) -> str:
+    def broken(*_: object, **__: object) -> str:
         raise DataError("no report")
 
     monkeypatch.setattr(module, "_seeds", lambda *_, **__: [FakeSeed()])
