@@ -30,6 +30,7 @@ from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.noise import Stream
 from fedmarket.training.batch import Batch
 from fedmarket.training.cohort import Member, update_sums
+from fedmarket.training.gradients import Gradients
 from fedmarket.training.sums import update_sum
 
 ROWS, PARTIES, STEPS = 16_384, 100, 10
@@ -63,8 +64,8 @@ def our_epoch(name: str, expected: int) -> Work:
     mechanism = mechanism_for(network, expected / ROWS, steps)
     batch = Batch(features=features, targets=labels, lasting=True)
     common: dict[str, Any] = {"steps": steps, "learning_rate": step.RATE, "declared_rows": ROWS}
-    start = vector_of(network)
-    return lambda: update_sum(network, start, batch, mechanism=mechanism, stream=stream, **common)
+    start, gradients = vector_of(network), Gradients(network)
+    return lambda: update_sum(gradients, start, batch, mechanism=mechanism, stream=stream, **common)
 
 
 def opacus(name: str, held: tuple[torch.Tensor, torch.Tensor], expected: int, *, mode: str, steps: int) -> Work:
@@ -108,8 +109,9 @@ def ours_for_parties(name: str, rows: int, expected: int, *, together: bool) -> 
     common: dict[str, Any] = {"steps": STEPS, "learning_rate": step.RATE, "mechanism": mechanism}
     if together:
         return lambda: update_sums(network, start, members, **common)
+    gradients = Gradients(network)
     return lambda: [
-        update_sum(network, start, one.batch, declared_rows=rows, stream=one.stream, **common) for one in members
+        update_sum(gradients, start, one.batch, declared_rows=rows, stream=one.stream, **common) for one in members
     ]
 
 

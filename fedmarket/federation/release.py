@@ -17,6 +17,7 @@ from fedmarket.models.state import ModelState
 from fedmarket.privacy.mechanism import Mechanism, Phase
 from fedmarket.privacy.noise import Stream
 from fedmarket.training.batch import Batch, one_thread
+from fedmarket.training.gradients import Gradients
 from fedmarket.training.sums import (
     calibration_sum,
     feature_sum,
@@ -44,11 +45,13 @@ class Releases:
     declared_rows: int
     device: str = "cpu"
     _network: Network = field(init=False, repr=False)
+    _gradients: Gradients = field(init=False, repr=False)
     _seen: tuple[bytes, Batch] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Make the network once; each release loads its parameters."""
+        """Make network and engine once; each release loads its parameters."""
         self._network = network_of(self.terms.model, self.terms.width, self.terms.objective)
+        self._gradients = Gradients(self._network, device=self.device)
 
     def of(self, phase: Phase, model: ModelState, stream: Stream) -> FloatArray:
         """Return the release of ``phase`` at ``model``, of that phase's length, with noise from ``stream``."""
@@ -80,7 +83,7 @@ class Releases:
 
     def _update(self, model: ModelState, noise: NoiseOf) -> FloatArray:
         return update_sum(
-            self._network,
+            self._gradients,
             model.parameters,
             self._batch(model),
             steps=self.terms.schedule.local_steps,

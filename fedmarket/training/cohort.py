@@ -54,10 +54,12 @@ def update_sums(
 ) -> FloatArray:
     """Return what :func:`fedmarket.training.sums.update_sum` gives for each member, (members, p), bit by bit."""
     found = np.zeros((len(members), len(parameters)))
+    gradients = None
     for place, member in enumerate(members):
         if not member.fits:
+            gradients = gradients or Gradients(network, device=member.batch.features.device)
             found[place] = update_sum(
-                network,
+                gradients,
                 parameters,
                 member.batch,
                 steps=steps,

@@ -12,7 +12,6 @@ import torch
 from scipy.special import expit
 
 from fedmarket.arrays import FeatureArray, Features, FloatArray, RowNumbers, blocks_of
-from fedmarket.models.network import Network
 from fedmarket.models.objectives import Objective
 from fedmarket.models.prediction import Prediction, log_odds_of, reach_of
 from fedmarket.privacy.histogram import SCORE_BINS, VALUE_BINS, score_bins, value_bins, value_caps
@@ -40,7 +39,7 @@ def feature_sum(
 
 
 def update_sum(
-    network: Network,
+    gradients: Gradients,
     parameters: FloatArray,
     batch: Batch,
     *,
@@ -58,7 +57,7 @@ def update_sum(
     (Abadi et al. 2016) with the server's step. With more it is, up to that public factor, the local model's
     displacement: DP-FedAvg at record level (McMahan et al. 2018).
     """
-    local, total, gradients = parameters, np.zeros_like(parameters), Gradients(network, device=batch.features.device)
+    local, total = parameters, np.zeros_like(parameters)
     for _ in range(steps):
         sample = sample_of(batch, mechanism, stream)
         exact = gradients.clipped_sum(local, sample, clip_norm=mechanism.clip_norm)

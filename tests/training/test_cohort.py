@@ -13,6 +13,7 @@ from fedmarket.privacy.noise import Stream
 from fedmarket.training import cohort
 from fedmarket.training.batch import Batch
 from fedmarket.training.cohort import Member, update_sums
+from fedmarket.training.gradients import Gradients
 from fedmarket.training.sums import update_sum
 
 WIDTH = 4
@@ -64,7 +65,7 @@ def test_each_party_gets_what_it_would_get_alone(counts, hidden, objective, rate
     ]
     together = update_sums(network, parameters, members, **common)
     alone = [
-        update_sum(network, parameters, batch, declared_rows=10 + place, stream=stream, **common)
+        update_sum(Gradients(network), parameters, batch, declared_rows=10 + place, stream=stream, **common)
         for place, (batch, stream) in enumerate(zip(batches, streams[1], strict=True))
     ]
     np.testing.assert_array_equal(together, np.array(alone))

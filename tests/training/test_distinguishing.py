@@ -28,6 +28,7 @@ from fedmarket.privacy.noise import Stream
 from fedmarket.privacy.plan import PrivacyPlan, Sharing, plan_for
 from fedmarket.privacy.shape import Shape
 from fedmarket.training.batch import Batch
+from fedmarket.training.gradients import Gradients
 from fedmarket.training.sums import calibration_sum, feature_sum, held_out_sum, update_sum
 
 CONFIG = load_config(
@@ -132,7 +133,7 @@ def exact_transcript(party: Party) -> np.ndarray:
         weights=torch.from_numpy(weights.astype(np.float32)),
     )
     update = update_sum(
-        network,
+        Gradients(network),
         MODEL.parameters,
         batch,
         steps=1,

@@ -14,7 +14,7 @@ from fedmarket.models.prediction import Prediction
 from fedmarket.privacy.mechanism import Mechanism
 from fedmarket.privacy.noise import Stream
 from fedmarket.training.batch import Batch
-from fedmarket.training.gradients import clipped_gradient_sum
+from fedmarket.training.gradients import Gradients, clipped_gradient_sum
 from fedmarket.training.sums import (
     calibration_sum,
     feature_sum,
@@ -72,7 +72,7 @@ def sums(
 
         def update(stream: Stream) -> np.ndarray:
             keys = {"steps": 1, "learning_rate": 1.0, "declared_rows": 4}
-            return update_sum(network, parameters, rows, **keys, mechanism=plan, stream=stream)
+            return update_sum(Gradients(network), parameters, rows, **keys, mechanism=plan, stream=stream)
 
         def calibration(stream: Stream) -> np.ndarray:
             keys = {"mechanism": plan, "stream": stream}
@@ -150,7 +150,7 @@ def empty_update(mechanism: Mechanism, stream: Stream, *, steps: int) -> np.ndar
     network = network_of(LOGISTIC, 3)
     rows = Batch(features=torch.zeros(0, 3), targets=torch.zeros(0, 1))
     keys = {"steps": steps, "learning_rate": 0.1, "declared_rows": 10, "mechanism": mechanism, "stream": stream}
-    return update_sum(network, np.zeros(4), rows, **keys)
+    return update_sum(Gradients(network), np.zeros(4), rows, **keys)
 
 
 @pytest.mark.statistical
@@ -184,7 +184,7 @@ def test_the_divisor_is_the_declared_size_and_not_the_number_of_rows(
     for n in (20, 19):
         mine = rows.taken(slice(n))
         keys = {"steps": 3, "learning_rate": 4.0, "declared_rows": 30, "mechanism": bare, "stream": Stream.seeded(1)}
-        found = update_sum(network, start, mine, **keys)
+        found = update_sum(Gradients(network), start, mine, **keys)
         right, wrong = (steps_by_hand(start, mine, steps=3, rate=4.0, divisor=divisor, clip=0.5) for divisor in (30, n))
         np.testing.assert_allclose(found, right, rtol=1e-6)
         assert np.linalg.norm(found - wrong) > 0.01
@@ -196,9 +196,10 @@ def test_rows_that_add_nothing_change_nothing(network_at: NetworkAt, rows_of: Ro
     start = vector_of(network)
     sure = torch.from_numpy(np.tile(1e6 * start[:3].astype(np.float32), (1000, 1)))
     keys = {"steps": 3, "learning_rate": 0.1, "declared_rows": 30, "mechanism": mechanism()}
-    few = update_sum(network, start, rows, **keys, stream=Stream.seeded(1))
+    gradients = Gradients(network)
+    few = update_sum(gradients, start, rows, **keys, stream=Stream.seeded(1))
     more = Batch(features=torch.cat([rows.features, sure]), targets=torch.cat([rows.targets, torch.ones(1000, 1)]))
-    np.testing.assert_allclose(update_sum(network, start, more, **keys, stream=Stream.seeded(1)), few, rtol=1e-6)
+    np.testing.assert_allclose(update_sum(gradients, start, more, **keys, stream=Stream.seeded(1)), few, rtol=1e-6)
 
 
 def taken_rows(
@@ -212,7 +213,7 @@ def taken_rows(
     keys = {"steps": steps, "learning_rate": 1e-12, "declared_rows": 7, "mechanism": mechanism, "stream": stream}
     owners = None if customers is None else torch.from_numpy(customers)
     batch = Batch(features=torch.eye(rows), targets=torch.ones(rows, 1), customers=owners)
-    total = update_sum(network, np.zeros(rows + 1), batch, **keys)
+    total = update_sum(Gradients(network), np.zeros(rows + 1), batch, **keys)
     assert total[-1] == pytest.approx(total[:-1].sum(), rel=1e-5)
     return np.rint(-2 * total[:-1]).astype(int)
 
@@ -283,7 +284,7 @@ def test_clipping_happens_in_the_update_and_row_by_row(mechanism: MechanismOf):
     keys = {"steps": 1, "learning_rate": 1.0, "declared_rows": 10, "stream": Stream.seeded(1)}
     for clip_norm, expected in ((0.5, 5.0), (2.0, 20.0), (np.inf, 10 * 0.5 * np.sqrt(1801))):
         bare = mechanism(noise_multiplier=0.0, clip_norm=clip_norm)
-        found = update_sum(network, np.zeros(3), rows, **keys, mechanism=bare)
+        found = update_sum(Gradients(network), np.zeros(3), rows, **keys, mechanism=bare)
         assert np.linalg.norm(found) == pytest.approx(expected, rel=1e-5)
 
 
