@@ -132,7 +132,7 @@ def test_full_batches_that_are_accounted_as_samples_are_found(real, monkeypatch:
 @pytest.mark.parametrize("named", [True, False])
 def test_noise_from_a_seed_is_found_by_whoever_knows_it(real, named: bool, monkeypatch: pytest.MonkeyPatch):
     if not named:  # the plan says that noise is secret, and it is not
-        monkeypatch.setattr(Party, "_stream", lambda self, number: Stream.seeded(7, self.name, str(number)))
+        monkeypatch.setattr(Party, "stream_of", lambda self, number: Stream.seeded(7, self.name, str(number)))
     found = red(judged(*real(*('privacy.generator="seeded-for-tests"',) * named), canaries=MEMBERS))
     assert found == {"again"}
 
@@ -149,7 +149,7 @@ def repeated_noise(monkeypatch: pytest.MonkeyPatch) -> None:
         noise = drawn(self, np.zeros_like(exact), streams)
         return exact + (kept.setdefault(id(asked[-1]), noise) if self.phase == "update" else noise)
 
-    monkeypatch.setattr(Party, "_stream", stream)
+    monkeypatch.setattr(Party, "stream_of", stream)
     monkeypatch.setattr(Mechanism, "noisy_each", noisy_each)
 
 
