@@ -55,7 +55,7 @@ _SETTINGS: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-_WIDTH, _LOW, _HIGH, _ROW = 4.6, 3.3, 4.9, 0.45
+_WIDTH, _LOW, _HIGH, _ROW = 4.3, 3.3, 4.9, 0.45
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -115,13 +115,12 @@ def environment() -> Environment:
 def _content(results: dict[str, Any], measured: Measured | None) -> dict[str, Any]:
     reason = unfit(measured, results) if measured else None
     value = results["value"]
-    rankings = [_ranking(results, title="Ranking")]
-    if value and value["ranking"]:
-        rankings.append(_ranking(value["ranking"], title="Ranking by value"))
+    compared = [results, value["ranking"]] if value and value["ranking"] else [results]
     return {
         "headline": words.headline(results),
         "banner": None if words.is_private(results) else words.SEEDED_BANNER,
         "setting": words.setting(results),
+        "spreads": [words.spread_sentence(ranking) for ranking in compared],
         "bayes": words.bayes_sentence(results),
         "parties_sentence": words.parties_sentence(results),
         "overlap": words.overlap_sentence(results),
@@ -130,7 +129,10 @@ def _content(results: dict[str, Any], measured: Measured | None) -> dict[str, An
         "attained": attained(measured) if measured and not reason else None,
         "unfit": reason,
         "tiles": tuple(headline_tiles(results)),
-        "rankings": rankings,
+        "rankings": [
+            _ranking(ranking, title=title)
+            for ranking, title in zip(compared, ("Ranking", "Ranking by value"), strict=False)
+        ],
         "asked": bool(results["configuration"]["privacy"].get("private_evaluation")),
         "response": _of_response(results) if results["calibration"] else None,
         "value": _of_value(results, value) if value else None,

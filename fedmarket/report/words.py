@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 ARM_NAMES = {
     "pooled_best": "Best pooled model of any class",
     "pooled": "Pooled",
@@ -109,6 +111,32 @@ def bayes_sentence(results: dict[str, Any]) -> str | None:
     return (
         f"The truth of this market is known: no model can be expected to exceed {score(bayes['mean'])} in "
         f"{metric_name(results['metric'])}; the joint model reaches {score(reached)}."
+    )
+
+
+def spread_sentence(ranking: dict[str, Any]) -> str:
+    """Return how far the loss against the pooled model differs from seed to seed, and what its bound counts.
+
+    Args:
+        ranking: arms by one metric, with ``loss``: the results, or those of a value beside a response.
+    """
+    pooled, name = ranking["loss"]["pooled"], metric_name(ranking["metric"])
+    in_points = pooled["mean"] is None
+    found = sorted(pooled["points"]["per_seed"] if in_points else pooled["per_seed"])
+    written = points if in_points else _hundredths
+    each = [written(loss) for loss in found]
+    if len(found) == 1:
+        return (
+            f"One seed is one split of the rows and one draw of noise: its loss of {name} against the pooled model is "
+            f"{each[0]}, and what another draw would lose is not known. Bounds and intervals count the chance of the "
+            "test rows only."
+        )
+    said = f"{', '.join(each[:-1])} and {each[-1]}" if len(found) <= 3 else f"{each[0]} to {each[-1]}"
+    error = float(np.std(found, ddof=1)) / math.sqrt(len(found))
+    return (
+        f"Each of the {len(found)} seeds is one split of the rows and one draw of noise: the loss of {name} against "
+        f"the pooled model is {said}, and the standard error of its mean {written(error)}. Bounds and intervals count "
+        "seeds and test rows, but not that all seeds share one table."
     )
 
 
@@ -294,6 +322,10 @@ def _amount(loss: dict[str, Any]) -> tuple[float, str]:
     if loss["mean"] is None:
         return round(loss["points"]["mean"], 4), points(abs(loss["points"]["mean"]))
     return round(100 * loss["mean"], 1), percent(abs(loss["mean"]))
+
+
+def _hundredths(share: float) -> str:
+    return percent(share, 2)
 
 
 def _verb(loss: float) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,9 @@ def test_workers_that_are_stopped_leave_no_key_behind(write_market, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)])
-def test_what_is_interrupted_says_its_words_and_ends_with_its_code(number, code, capsys):
+def test_what_is_interrupted_says_its_words_and_ends_with_its_code(number, code, capsys, request):
+    # A shell starts what is in its background with SIGINT ignored.
+    request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler)))
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended, interruptible("all is well"):
         signal.raise_signal(number)

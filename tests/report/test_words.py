@@ -108,6 +108,32 @@ def test_the_number_of_seeds_is_said(results, seeds, said):
     assert said in words.setting(results)
 
 
+def test_the_spread_over_draws_of_noise_stands_beside_the_headline(results):
+    results["loss"]["pooled"].update(per_seed=[0.0059, 0.0028, 0.0033])
+    assert words.spread_sentence(results) == (
+        "Each of the 3 seeds is one split of the rows and one draw of noise: the loss of AUC against the pooled model "
+        "is 0.28 %, 0.33 % and 0.59 %, and the standard error of its mean 0.10 %. Bounds and intervals count seeds and "
+        "test rows, but not that all seeds share one table."
+    )
+    results["loss"]["pooled"].update(per_seed=[0.01, -0.002, 0.004, 0.0])
+    assert "is -0.20 % to 1.00 %, and the standard error of its mean 0.26 %." in words.spread_sentence(results)
+
+
+def test_one_seed_is_said_to_tell_nothing_of_another_draw(results):
+    results["loss"]["pooled"].update(per_seed=[0.0059])
+    said = words.spread_sentence(results)
+    assert "is 0.59 %, and what another draw would lose is not known." in said
+    assert "standard error" not in said
+
+
+def test_a_spread_without_a_share_is_in_points(of_value):
+    of_value["loss"]["pooled"]["mean"] = None
+    of_value["loss"]["pooled"]["points"]["per_seed"] = [0.01, 0.03]
+    assert "is 0.0100 points and 0.0300 points, and the standard error of its mean 0.0100 points" in (
+        words.spread_sentence(of_value)
+    )
+
+
 def test_parties_without_an_auc_are_not_counted(results):
     results["parties"] = [
         {"alone": 0.7, "alone_dp": 0.6, "joint_dp": 0.8},
