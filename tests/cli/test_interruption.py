@@ -81,8 +81,8 @@ def test_workers_that_are_stopped_leave_no_key_behind(write_market, tmp_path: Pa
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)])
 def test_what_is_interrupted_says_its_words_and_ends_with_its_code(number, code, capsys, request):
-    # A shell starts what is in its background with SIGINT ignored.
-    request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler)))
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # as a shell starts what is in its background
+    request.addfinalizer(partial(signal.signal, signal.SIGINT, ignored))
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended, interruptible("all is well"):
         signal.raise_signal(number)
