@@ -9,11 +9,13 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-# Tests of queries and of the proxy need servers and are skipped without; only CI's throw-away machine is given them unasked.
-SERVERS_IN_CI = if test "$(CI)" = true && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \
-	&& command -v apt-get >/dev/null; then echo "installing PostgreSQL and nginx for the tests"; \
-	(apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends postgresql nginx-light) \
-	>/dev/null || echo "they cannot be installed here: tests of queries and of the proxy are skipped"; fi
+# Tests of queries, of the proxy and of pages need servers and a browser, and are skipped without; only CI's throw-away
+# machine is given them unasked.
+SERVERS_IN_CI = if test "$(CI)" = true && ! { ls /usr/lib/postgresql/*/bin/initdb && command -v chromium; } >/dev/null 2>&1 \
+	&& command -v apt-get >/dev/null; then echo "installing PostgreSQL, nginx and Chromium for the tests"; \
+	(apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+	postgresql nginx-light chromium) >/dev/null \
+	|| echo "they cannot be installed here: tests of queries, of the proxy and of pages are skipped"; fi
 
 .PHONY: help demo bank federation bench test check format clean
 .DEFAULT_GOAL := help

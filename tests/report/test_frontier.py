@@ -1,71 +1,27 @@
 """The page of a frontier says what epsilon costs, shows every number, and loads nothing."""
 
-import copy
 import re
+import runpy
+from pathlib import Path
 
 import pytest
 
 from fedmarket.errors import DataError
 from fedmarket.report.frontier import MODE_NAMES, answer, headline, nearest, render_frontier
 
-EPSILONS = [0.1, 1.0, 8.0]
-LOSSES = {"distributed": (0.02, 0.0031, 0.0001), "local": (0.05, 0.011, 0.002), "pooled_dp": (0.018, 0.003, 0.0)}
-
-
-def band(mean: float) -> dict[str, float]:
-    return {"mean": mean, "standard_error": 0.001, "low": mean - 0.002, "high": mean + 0.002}
-
-
-def compared(loss: float, *, metrics: dict[str, float], score: float) -> dict:
-    """Return what is said of one arm that loses ``loss`` of a pooled score of 0.8."""
-    return {
-        "score": score,
-        "metrics": metrics,
-        "pooled": band(loss),
-        "pooled_best": band(loss + 0.001),
-        "points": {"pooled": band(0.8 * loss), "pooled_best": band(0.8 * loss + 0.0008)},
-    }
+MADE = runpy.run_path(str(Path(__file__).with_name("documents.py")))
+EPSILONS, band = MADE["EPSILONS"], MADE["band"]
 
 
 @pytest.fixture
 def results() -> dict:
-    rows = [
-        {"mode": mode, "epsilon": epsilon, **compared(loss, metrics={"auc": 0.79}, score=0.79)}
-        for mode, found in LOSSES.items()
-        for epsilon, loss in zip(EPSILONS, found, strict=True)
-    ]
-    return {
-        "format": "fedmarket-frontier/2",
-        "name": "bank <b>&</b> co",
-        "metric": "auc",
-        "created": "2026-11-22T00:00:00Z",
-        "source": "public set bank",
-        "parties": 12,
-        "seeds": list(range(10)),
-        "delta": 1e-5,
-        "unit": "row",
-        "generator": "operating-system",
-        "shares": 10,
-        "secagg": "ideal",
-        "epsilons": list(EPSILONS),
-        "pooled": 0.8,
-        "best": {"name": "gradient boosting", "score": 0.802},
-        "past_spend": None,
-        "public_start": None,
-        "without_privacy": compared(0.0, metrics={"auc": 0.8}, score=0.8),
-        "rows": rows,
-        "version": "0.1.0",
-    }
+    return MADE["frontier"]()
 
 
 @pytest.fixture
-def of_value(results: dict) -> dict:
+def of_value() -> dict:
     """Results of a value whose modes stand 0.0123 points, or 1.62 %, above past spend."""
-    found = copy.deepcopy(results) | {"metric": "gini", "past_spend": 0.76}
-    for row in (*found["rows"], found["without_privacy"]):
-        row["metrics"] = {"gini": row["score"], "value_ratio": 1.034, "decile_error": 0.217}
-        row["past_spend"], row["points"]["past_spend"] = band(-0.0162), band(-0.0123)
-    return found
+    return MADE["frontier_of_value"]()
 
 
 def test_the_headline_is_the_loss_at_epsilon_one(results: dict):
