@@ -15,7 +15,7 @@ SERVERS_IN_CI = if test "$(CI)" = true && ! ls /usr/lib/postgresql/*/bin/initdb 
 	(apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends postgresql nginx-light) \
 	>/dev/null || echo "they cannot be installed here: tests of queries and of the proxy are skipped"; fi
 
-.PHONY: help demo bank federation bench test check format clean
+.PHONY: help demo bank federation bench test check docs format clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -44,6 +44,11 @@ check: $(VENV)/installed-dev ## Lint, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/installed-dev ## Write the command reference and build the site into runs/docs; warnings are errors
+	$(BIN)/python docs/reference/cli.py
+	$(BIN)/sphinx-build -q -n -W --keep-going -c docs . runs/docs
+	@echo runs/docs/index.html
 
 format: $(VENV)/installed-dev ## Format the code
 	$(BIN)/ruff check --fix .
