@@ -23,7 +23,7 @@ Made from what the commands say of themselves with `--help`.
 |---|---|
 | 0 | it is done, and everything that was asked for holds |
 | {FedmarketError.exit_code} | data, federation or a party's refusal are in the way, or a check does not hold |
-| {UsageError.exit_code} | the words are off: a command, an option, a document or a key of it, a file that is not there |
+| {UsageError.exit_code} | the words are off: a command, an option, a key of a document, a file that is not there |
 | {INTERRUPTED} | it was interrupted |
 
 An error is one line on standard error: [every one with its remedy](errors.md). Whatever a command ends with beyond that
