@@ -2,6 +2,7 @@
 
 - ``sh`` and ``python`` blocks run; one whose first line is a comment that begins with a file's name is that file.
 - An unnamed block is what the block before it printed, where ``...`` stands for anything.
+- A page with the comment ``<!-- begins after: tests/docs/NAME.py -->`` begins with what that script leaves.
 - A comment ``<!-- not run: REASON -->`` right above a block keeps it, and what it would print, from running.
 """
 
@@ -28,6 +29,7 @@ CHECKOUT = ("pyproject.toml", "clients", "server", "experiments/demo")
 
 COMMANDS = {"sh": ("bash", "-euc"), "python": (sys.executable, "-c")}
 NOT_RUN = re.compile(r"<!-- not run: .{10,} -->")
+BEGINS = re.compile(r"<!-- begins after: (tests/docs/\w+\.py) -->")
 NAMED = re.compile(r"(?:#|<!--) ([\w/-]+\.\w+)\b")
 SECONDS = 240
 ALIKE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -102,8 +104,10 @@ def play() -> Iterator[Play]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
 def test_a_page_does_what_it_says(page: Path, play: Play):
-    printed: str | None = None
-    for block in blocks_of(page.read_text(encoding="utf-8")):
+    text, printed = page.read_text(encoding="utf-8"), None
+    for script in BEGINS.findall(text):
+        play.printed_by(Block(1, "python", (ROOT / script).read_text(encoding="utf-8"), run=True))
+    for block in blocks_of(text):
         if not block.language:
             if printed is not None:
                 need_alike(block, printed)
