@@ -1,4 +1,4 @@
-"""Tutorials and how-tos do what they say: each page is played from its first block to its last, in a folder of its own.
+"""Pages do what they say: each page is played from its first block to its last, in a folder of its own.
 
 - ``sh`` and ``python`` blocks run; one whose first line is a comment that begins with a file's name is that file.
 - An unnamed block is what the block before it printed, where ``...`` stands for anything.
@@ -23,7 +23,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(page for folder in ("tutorials", "how-to") for page in (ROOT / "docs" / folder).glob("*.md"))
+PAGES = sorted(page for folder in ("tutorials", "how-to", "explanation") for page in (ROOT / "docs" / folder).glob("*.md"))
 CHECKOUT = ("pyproject.toml", "clients", "server", "experiments/demo")
 """Of the repository: what a command finds in the working folder."""
 
