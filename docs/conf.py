@@ -8,18 +8,19 @@ import re
 from sphinx.application import Sphinx
 
 project = "fedmarket"
-author = "the authors of fedmarket"
 root_doc = "docs/README"
 include_patterns = ["*.md", "docs/**.md", "experiments/**/README.md", "benchmarks/README.md"]
 exclude_patterns = [".*", "runs", "**/node_modules"]
 
 extensions = ["myst_parser"]
+highlight_language = "text"  # of a block without a name: what a command printed
 myst_heading_anchors = 4  # links to headings, made as repository pages make them
 
 html_theme = "furo"
 html_title = "fedmarket"
 html_extra_path = ["site"]
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 
 FOLDER = re.compile(r"(?<=\]\()([^)\s:#]+/)(?=\))")

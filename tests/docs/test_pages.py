@@ -23,7 +23,9 @@ import pytest
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(page for folder in ("tutorials", "how-to", "explanation") for page in (ROOT / "docs" / folder).glob("*.md"))
+PAGES = sorted(
+    page for folder in ("tutorials", "how-to", "explanation") for page in (ROOT / "docs" / folder).glob("*.md")
+)
 CHECKOUT = ("pyproject.toml", "clients", "server", "experiments/demo")
 """Of the repository: what a command finds in the working folder."""
 

@@ -30,6 +30,21 @@ def test_every_error_is_there_with_its_exit_code(error: type[errors.FedmarketErr
     assert f"| `{error.__name__}` | {error.exit_code} |" in REFERENCE["errors"]
 
 
+def test_what_the_page_says_that_errors_say_is_in_the_code():
+    sources = "".join(path.read_text(encoding="utf-8") for path in (DOCS.parent / "fedmarket").rglob("*.py"))
+    said = re.sub(r'"\s*\n\s*f?"', "", sources)
+    rows = [line.split("|")[1] for line in REFERENCE["errors"].splitlines() if line.startswith("| `")]
+    quoted = [
+        part
+        for row in rows
+        for words in re.findall(r"`([^`]+)`", row)
+        for part in re.split(r"[\d.]{2,}|\d|[A-Z]{3,}", words)
+    ]
+    parts = [part.strip(" :;,") for part in quoted]
+    assert len(parts) > 100
+    assert not [part for part in parts if part not in said]
+
+
 def test_every_exit_code_is_there():
     codes = {0, INTERRUPTED, *(error.exit_code for error in ERRORS)}
     assert all(f"\n| {code} | " in REFERENCE["cli"] for code in codes)
