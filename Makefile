@@ -17,7 +17,7 @@ SERVERS_IN_CI = if test "$(CI)" = true && ! { ls /usr/lib/postgresql/*/bin/initd
 	postgresql nginx-light chromium) >/dev/null \
 	|| echo "they cannot be installed here: tests of queries, of the proxy and of pages are skipped"; fi
 
-.PHONY: help demo bank federation bench test check format clean
+.PHONY: help demo bank federation bench test check docs format clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -46,6 +46,11 @@ check: $(VENV)/installed-dev ## Lint, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/installed-dev ## Write the command reference and build the site into runs/docs; warnings are errors
+	$(BIN)/python docs/reference/cli.py
+	$(BIN)/sphinx-build -q -n -W --keep-going -c docs . runs/docs
+	@echo runs/docs/index.html
 
 format: $(VENV)/installed-dev ## Format the code
 	$(BIN)/ruff check --fix .
