@@ -1,13 +1,12 @@
 """The command for whoever doubts a claim: attack an experiment's own run."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from fedmarket.cli.console import err, out, shown
+from fedmarket.cli.console import Json, changes_of, err, out, print_files, print_json, written
 from fedmarket.cli.progress import progress
 
 REFUTED = 1
@@ -24,6 +23,7 @@ def attack(
     runs: Annotated[int, typer.Option(min=64, help="Runs of the whole federation, with and without privacy.")] = 64,
     party: Annotated[str | None, typer.Option(help="Whose customers; by default the smallest party's.")] = None,
     column: Annotated[str | None, typer.Option(help="Whose cells are guessed; by default the first of words.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Attack an experiment: can its epsilon be refuted, and what does an attacker gain with and without privacy?
 
@@ -41,25 +41,29 @@ def attack(
     from fedmarket.config import load_config
     from fedmarket.simulation.workers import prepare
 
-    changes = [*(set_ or ()), *([f"output={json.dumps(str(output.resolve()))}"] if output else ())]
-    prepare(load_config(config, changes=tuple(changes)).workers)
+    changes = changes_of(set_, output)
+    prepare(load_config(config, changes=changes).workers)
     from fedmarket.report.risk import headline
     from fedmarket.simulation.attack import attack as run
 
     with progress() as tell:
         found = run(
             config,
-            changes=tuple(changes),
+            changes=changes,
             runs=runs,
             watched=party,
             column=column,
             on_attack=lambda doing, share: tell(doing, "", share),
         )
-    out.print(headline(found.results), soft_wrap=True, markup=False)
-    for reading in found.results["gate"]["readings"]:
-        out.print(f"  {reading['words']}", soft_wrap=True, markup=False)
-    for name in ("risk.html", "risk.json"):
-        out.print(f"  {shown(found.folder / name)}", soft_wrap=True)
+    files = ["risk.html", "risk.json"]
+    if as_json:
+        facts = {key: found.results[key] for key in ("name", "epsilon", "delta", "gate")}
+        print_json(written("attack", found.folder, files, facts))
+    else:
+        out.print(headline(found.results), soft_wrap=True, markup=False)
+        for reading in found.results["gate"]["readings"]:
+            out.print(f"  {reading['words']}", soft_wrap=True, markup=False)
+        print_files(found.folder, files)
     if found.unfit:
         err.print(f"[bold]report.html[/] does not show it: {escape(found.unfit)}", soft_wrap=True)
     if found.red:

@@ -28,6 +28,9 @@ TERMINATED = 143
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+WRITTEN = "fedmarket-written/1"
+"""What a command that wrote files prints for machines."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of words.")]
@@ -105,6 +108,18 @@ def print_files(folder: Path, names: list[str]) -> None:
     """Print where the files are that were written, one a line."""
     for name in names:
         out.print(f"  {escape(shown(folder / name))}", soft_wrap=True)
+
+
+def changes_of(set_: list[str] | None, output: Path | None) -> tuple[str, ...]:
+    """Return the changes to a document that the options ask for, among them the folder of the results."""
+    folder = (f"output={json.dumps(str(output.resolve()), ensure_ascii=False)}",) if output else ()
+    return (*(set_ or ()), *folder)
+
+
+def written(command: str, folder: Path, names: list[str], facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the document of a command that wrote files: which, and the facts a machine asks for first."""
+    files = {name: str((folder / name).resolve()) for name in names}
+    return {"format": WRITTEN, "command": command, "files": files, **facts}
 
 
 @contextmanager

@@ -1,17 +1,25 @@
 """Commands for researchers: run an experiment, sweep its epsilons, make its public start."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from fedmarket.cli.console import Json, err, interruptible, open_page, out, print_files, print_json, shown
+from fedmarket.cli.console import (
+    Json,
+    changes_of,
+    err,
+    interruptible,
+    open_page,
+    out,
+    print_files,
+    print_json,
+    shown,
+    written,
+)
 from fedmarket.cli.progress import progress, working
 from fedmarket.errors import UsageError
-
-WRITTEN = "fedmarket-written/1"
 
 GOES_ON = "finished {} are kept, and the same command goes on with them"
 
@@ -43,7 +51,7 @@ def simulate(
     from fedmarket.config import load_config
     from fedmarket.simulation.workers import prepare
 
-    changes = _changes(set_, output)
+    changes = changes_of(set_, output)
     document = load_config(config, changes=changes)
     prepare(min(document.workers, len(document.seeds)))  # they import while this process does
     from fedmarket.report.summary import print_summary
@@ -61,7 +69,7 @@ def simulate(
     results = simulation.results
     files = ["report.html", "results.json", "model.safetensors", *([BUNDLE] if results["ledger"] else [])]
     if as_json:
-        print_json(_written("simulate", simulation.folder, files, _simulated(results)))
+        print_json(written("simulate", simulation.folder, files, _simulated(results)))
     else:
         print_summary(results, out)
         print_files(simulation.folder, files)
@@ -99,14 +107,14 @@ def frontier(
     with interruptible(GOES_ON.format("points")), progress("sweep") as tell:
         found = run(
             config,
-            changes=_changes(set_, output),
+            changes=changes_of(set_, output),
             epsilons=wanted,
             on_point=lambda done, all_: tell("sweep", f"{done} of {all_} points", done / all_),
         )
     files = ["frontier.html", "frontier.json", "points.jsonl"]
     if as_json:
         facts = {key: found.results[key] for key in ("name", "metric", "delta", "rows")}
-        print_json(_written("frontier", found.folder, files, facts))
+        print_json(written("frontier", found.folder, files, facts))
     else:
         out.print(headline(found.results), soft_wrap=True, markup=False)
         for mode in ("distributed", "local", "pooled_dp"):
@@ -134,7 +142,7 @@ def pretrain(
     with working("learning from imagined customers"):
         path = run(config)
     if as_json:
-        print_json(_written("pretrain", path.parent, [path.name], {}))
+        print_json(written("pretrain", path.parent, [path.name], {}))
     else:
         out.print(f"public start: {escape(shown(path))}", soft_wrap=True)
 
@@ -152,17 +160,6 @@ def _simulated(results: dict[str, Any]) -> dict[str, Any]:
         "private": is_private(results),
         "bundle_holds": results["ledger"]["good"] if results["ledger"] else None,
     }
-
-
-def _changes(set_: list[str] | None, output: Path | None) -> tuple[str, ...]:
-    """Return the changes to a document, among them the folder of the results."""
-    return (*(set_ or ()), *([f"output={json.dumps(str(output.resolve()))}"] if output else ()))
-
-
-def _written(command: str, folder: Path, names: list[str], facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the document of a command that wrote files: which, and the facts a machine asks for first."""
-    files = {name: str((folder / name).resolve()) for name in names}
-    return {"format": WRITTEN, "command": command, "files": files, **facts}
 
 
 def _epsilons(text: str) -> tuple[float, ...]:

@@ -313,7 +313,7 @@ def test_an_output_that_cannot_be_written_exits_with_2(fedmarket: Callable, shop
     assert (shop.folder / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("folder", ["plain", "it's", 'a "b"', "结果", "back\\slash", "two words"])
+@pytest.mark.parametrize("folder", ["plain", "it's", 'a "b"', "结果", "\N{BAR CHART}", "back\\slash", "two words"])
 def test_the_output_folder_may_have_any_name(fedmarket: Callable, shop, monkeypatch, folder: str):
     seen: list[object] = []
 

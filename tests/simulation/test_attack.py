@@ -143,6 +143,11 @@ def test_a_red_gate_ends_with_one_and_writes_what_it_found(
     done = CliRunner().invoke(app, ["attack", str(write_market(tmp_path))])
     assert done.exit_code == 1
     assert "refuted" in done.stdout
+    told = CliRunner().invoke(app, ["attack", str(tmp_path / "config.toml"), "--json"])
+    document = json.loads(told.stdout)
+    assert told.exit_code == 1
+    assert (document["command"], document["gate"]) == ("attack", results["gate"])
+    assert set(document["files"]) == {"risk.html", "risk.json"}
 
 
 def test_a_report_of_another_experiment_is_said_to_show_nothing(
