@@ -19,7 +19,9 @@ BROKEN = 1
 
 BundlePath = Annotated[Path, typer.Argument(help="The bundle: a folder or a .zip.", show_default=False)]
 RosterPath = Annotated[Path | None, typer.Option(help="Your own copy of the roster: are these its keys?")]
-LogKey = Annotated[str | None, typer.Option(help="The log's key as it came to you: is it this one?")]
+LogKey = Annotated[
+    str | None, typer.Option(help="The log's key as it came to you, all of NAME+ID+KEY: is it this one?")
+]
 
 
 def verify(
@@ -80,6 +82,8 @@ def _lines(verdict: "Verdict") -> Iterator[str]:
     read = {party.name for party in verdict.parties}
     yield from (f"{name}: epsilon unknown, as nothing was read" for name in verdict.unread if name not in read)
     yield verdict.overlap.words
+    if verdict.measured is not None:
+        yield "risk document: read; what contradicts the ledgers is a finding, and nothing in it confirms them"
     yield from (f"to ask: {question}" for question in verdict.questions)
     if verdict.lines:
         yield from verdicts

@@ -48,6 +48,7 @@ _MOST_FILES = MOST_CHECKPOINTS + MOST_MEMBERS + 2
 _STAMP = (1980, 1, 1, 0, 0, 0)
 _ENCRYPTED = 0x1
 _LARGEST_DIRECTORY = 256 * _MOST_FILES
+_BEGIN, _END_MARK = b"PK\3\4", b"PK\5\6"
 _END = struct.Struct("<4s8xL4xH")
 _LOCATOR_SIZE = 20
 
@@ -218,7 +219,7 @@ def bundle_of(files: Mapping[str, bytes]) -> Bundle:
     _need_fit({name: len(content) for name, content in files.items()})
     for name in (MANIFEST, LOG):
         if name not in files:
-            raise BadMessage(f"{name}: missing")
+            raise BadMessage(f"{name}: missing; expected the folder or zip that has it at its root")
     manifest = _manifest(files[MANIFEST])
     ledgers = [ledger_name(place) for place in range(len(manifest.parties))]
     notes = _checkpoints_of(files)
@@ -270,7 +271,7 @@ def _need_fit(sizes: Mapping[str, int]) -> None:
         if "/" in name:
             raise BadMessage(f"{ascii(name)[:64]}: files must lie at the root of the zip, in no folder")
         if not _NAME.fullmatch(name):
-            raise BadMessage(f"{ascii(name)[:64]}: no file of a bundle has such a name")
+            raise BadMessage(f"{ascii(name)[:64]}: no file of a bundle has such a name; take out what is none of its")
         largest = LARGEST_MANIFEST if name == MANIFEST else LARGEST_NOTE if name.endswith(".note") else LARGEST_FILE
         if size > largest:
             raise BadMessage(f"{name}: expected at most {largest} bytes, got {size}")
@@ -285,7 +286,8 @@ def _of_folder(path: Path) -> dict[str, bytes]:
             if len(sizes) > _MOST_FILES:
                 break
             if not entry.is_file(follow_symlinks=False):
-                raise BadMessage(f"{ascii(entry.name)[:64]}: expected a file, neither link nor folder")
+                hint = f"; name the folder in which {MANIFEST} is" if entry.is_dir(follow_symlinks=False) else ""
+                raise BadMessage(f"{ascii(entry.name)[:64]}: expected a file, neither link nor folder{hint}")
             sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
     _need_fit(sizes)
     return {name: _of_file(path / name, size) for name, size in sizes.items()}
@@ -326,13 +328,19 @@ def _with_few_members(file: BinaryIO) -> BinaryIO:
 
     Its size is in the last 22 bytes. What could stand in their place is refused: a comment, or the records of zip64.
     """
+    begin = file.read(len(_BEGIN))
     file.seek(max(0, file.seek(0, os.SEEK_END) - _LOCATOR_SIZE - _END.size))
     tail = file.read(_LOCATOR_SIZE + _END.size)
     if len(tail) < _END.size:
         raise zipfile.BadZipFile
     mark, size, comment = _END.unpack(tail[-_END.size :])
-    if mark != b"PK\5\6" or comment or tail.startswith(b"PK\6\7") or size > _LARGEST_DIRECTORY:
-        raise BadMessage(f"expected a zip of at most {_MOST_FILES} files, without comment and zip64")
+    if mark != _END_MARK and begin not in (_BEGIN, _END_MARK):
+        raise BadMessage("neither a folder nor a zip: it does not begin like one; is it the file that you meant?")
+    if mark != _END_MARK or comment or tail.startswith(b"PK\6\7") or size > _LARGEST_DIRECTORY:
+        raise BadMessage(
+            "its end is not the one of a bundle's zip (was it cut on its way? Compare its SHA-256 with the sender's): "
+            f"expected at most {_MOST_FILES} files, without comment and zip64"
+        )
     return file
 
 

@@ -1,5 +1,6 @@
 """The page of an audit, for whoever must answer for privacy: verdicts first, then who spent what, and what is open."""
 
+import math
 from typing import Any
 
 from jinja2 import UndefinedError
@@ -183,7 +184,7 @@ def _party_row(party: dict[str, Any], *, unread: list[str]) -> tuple[str, ...]:
     return (
         party["name"],
         count(party["entries"]),
-        f"{_written(party['epsilon'])} or more" if party["name"] in unread else _written(party["epsilon"]),
+        _at_least(party["epsilon"]) if party["name"] in unread else _written(party["epsilon"]),
         _written(max(sampled, key=lambda value: float("inf") if value == "infinite" else value)) if sampled else "-",
         short(party["cap"]),
         short(party["delta"]),
@@ -224,6 +225,11 @@ def _run(run: dict[str, Any]) -> dict[str, Any]:
 def _rounded(number: str) -> str:
     """Decimal text with four significant digits at most."""
     return f"{float(number):.4g}"
+
+
+def _at_least(epsilon: float | str) -> str:
+    """Of what was read alone: rounded down, as there may be more."""
+    return _written(epsilon) if isinstance(epsilon, str) else f"{math.floor(100 * epsilon + 1e-9) / 100:.2f} or more"
 
 
 def _written(epsilon: float | str) -> str:

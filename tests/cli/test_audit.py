@@ -75,6 +75,7 @@ def test_what_attacks_measured_is_on_the_page_and_can_break_a_bundle(fedmarket, 
         ran = fedmarket("verify", bundle, "--risk", tmp_path / "risk.json", "--html", tmp_path / "audit.html")
         assert ran.code == code
         assert ("promise: risk document: epsilon, measured from below" in ran.out) == bool(code)
+        assert "risk document: read; what contradicts" in ran.out
         assert "not proved by the ledgers" in (tmp_path / "audit.html").read_text(encoding="utf-8")
     assert fedmarket("verify", bundle, "--risk", tmp_path / "none.json").code == 2
 
@@ -88,6 +89,17 @@ def test_what_is_no_bundle_is_one_line_and_one(fedmarket, tmp_path):
     ran = fedmarket("verify", tmp_path / "bundle.zip")
     assert (ran.code, ran.error.count("\n")) == (1, 0)
     assert "neither a folder nor a zip" in ran.error
+
+
+def test_what_was_cut_or_is_another_file_is_told_apart(fedmarket, bundle, tmp_path):
+    whole = bundle.read_bytes()
+    for content, words in ((whole[: len(whole) // 2], "cut on its way"), (b"#" * 100, "is it the file that you meant")):
+        (tmp_path / "other.zip").write_bytes(content)
+        assert words in fedmarket("verify", tmp_path / "other.zip").error
+
+
+def test_a_folder_around_the_bundle_says_which_one_to_name(fedmarket, broken):
+    assert "name the folder in which manifest.json is" in fedmarket("verify", broken.parent).error
 
 
 @pytest.mark.parametrize("name", ["bundle", "broken"])

@@ -130,6 +130,15 @@ def test_of_a_ledger_that_was_not_read_the_tile_says_unknown():
     assert "entries of 4 parties" in page
 
 
+def test_what_was_read_of_a_cut_ledger_is_rounded_down(verdict):
+    document = copy.deepcopy(verdict)
+    document["unread"] = [document["parties"][0]["name"]]
+    document["parties"][0]["epsilon"] = 0.5525
+    page = render_audit(document)
+    assert "0.55 or more" in page
+    assert "0.56 or more" not in page
+
+
 def test_the_evidence_is_on_the_page(verdict):
     page = render_audit(verdict)
     found = verdict["evidence"]
