@@ -59,9 +59,10 @@ format: $(VENV)/installed-dev ## Format the code
 clean: ## Remove environment, caches and runs
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-# torch first and by its exact version: another one may bring gigabytes of GPU libraries.
+# torch first and by its exact version. PyPI's for Linux brings gigabytes of GPU libraries; this has the one without chosen:
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
 $(VENV)/installed: pyproject.toml constraints.txt
-	@echo "installing into $(VENV) (about a minute, about 2 GB)"
+	@echo "installing into $(VENV) (minutes; 2 GB, or 5 where PyPI's torch brings GPU libraries)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) torch==2.13.0
 	@$(PIP) --editable '.[train,flower]'

@@ -230,7 +230,11 @@ def ledger_rotate_key(
         _append(ledger, "rotated", public_key=new.public_hex, reason=reason, as_json=as_json)
     if not as_json:
         out.print(
-            escape(f"start the node with {shown(new_key)}, and have this key put into the roster:"), soft_wrap=True
+            escape(
+                f"only {shown(new_key)} signs here now; a run is joined with the key that opened the ledger alone. "
+                "The new one:"
+            ),
+            soft_wrap=True,
         )
         out.print(new.public_hex, soft_wrap=True)
 

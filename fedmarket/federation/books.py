@@ -242,7 +242,7 @@ def _need_same(ledger: Ledger, wanted: Opened, folder: Path) -> None:
         raise UsageError(f"{folder}: the ledger says that its data set is destroyed; nothing is released any more")
     if state.data_set != wanted.data_set:
         raise UsageError(
-            f"{folder}: the ledger is of other rows; if they were replaced, say so: "
+            f"{folder}: the ledger is of other rows; if they were replaced, say so, with --identity and --reason: "
             f"fedmarket ledger replace-data {folder} {wanted.data_set}"
         )
 

@@ -143,7 +143,8 @@ class Ledger:
 
     def _need_own_key(self) -> None:
         if self._state.size and self._state.public_key != self._identity.public_key:
-            raise UsageError(f"{self._lines.path}: another key signs this ledger; open it with that identity")
+            key = self._state.public_key.hex()[:12]
+            raise UsageError(f"{self._lines.path}: another key signs this ledger, {key}; open it with that identity")
 
 
 def is_envelope(line: bytes) -> bool:

@@ -47,7 +47,10 @@ def seat_of(partner: Partner, identity: Identity, terms: Terms) -> Seat | None:
     roster = load_roster(partner.roster)
     place = roster.index_of_key(identity.public_key)
     if place is None:
-        raise ConfigError(f"{partner.roster}: the key in {partner.identity} is not in this roster")
+        raise ConfigError(
+            f"{partner.roster}: the key in {partner.identity} is not in this roster; "
+            "compare its hash with another partner's, by fedmarket roster check"
+        )
     if roster.names[place] != partner.name:
         raise ConfigError(f"{partner.roster}: knows the key in {partner.identity} as {roster.names[place]!r}")
     if terms.secagg != "secure":

@@ -160,7 +160,7 @@ def _ledger(looked: _Look) -> str:
     looked.ledger = look(books)
     state = looked.ledger.state
     if looked.identity is not None and state.public_key != looked.identity.public_key:
-        looked.problems.append(f"{books}: another key signs this ledger")
+        looked.problems.append(f"{books}: another key signs this ledger, {state.public_key.hex()[:12]}")
     if state.party != looked.partner.name:
         looked.problems.append(f"{books}: the ledger of another party")
     salt = books / SALT
@@ -170,7 +170,10 @@ def _ledger(looked: _Look) -> str:
         except OSError as error:
             raise UsageError(f"{salt}: cannot be read ({error.strerror or error})") from None
         if found != state.data_set:
-            looked.problems.append(f"{books}: the ledger is of other rows; these are {found}")
+            looked.problems.append(
+                f"{books}: the ledger is of other rows; these are {found}; if they were replaced, "
+                "say so: fedmarket ledger replace-data"
+            )
     return f"{state.size} entries, every signature checked"
 
 
