@@ -61,7 +61,7 @@ clean: ## Remove environment, caches and runs
 
 # torch first and by its exact version: another one may bring gigabytes of GPU libraries.
 $(VENV)/installed: pyproject.toml constraints.txt
-	@echo "installing into $(VENV) (about a minute, about 2 GB)"
+	@echo "installing into $(VENV) (about 2 GB; minutes on a slow machine, and silent until it is done)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) torch==2.13.0
 	@$(PIP) --editable '.[train,flower]'
