@@ -62,7 +62,7 @@ clean: ## Remove environment, caches and runs
 # torch first and by its exact version. PyPI's for Linux brings gigabytes of GPU libraries; this has the one without chosen:
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
 $(VENV)/installed: pyproject.toml constraints.txt
-	@echo "installing into $(VENV) (minutes; 2 GB, or 5 where PyPI's torch brings GPU libraries)"
+	@echo "installing into $(VENV) (minutes, in silence; 2 GB, or 5 where PyPI's torch brings GPU libraries)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) torch==2.13.0
 	@$(PIP) --editable '.[train,flower]'

@@ -8,9 +8,13 @@ import typer
 from rich.markup import escape
 
 from fedmarket.cli.console import Json, out, print_json, shown, warn
+from fedmarket.errors import UsageError
 
 if TYPE_CHECKING:
     from fedmarket.ledger.findings import Verdict
+
+_BUNDLE = "bundle.zip"
+"""What a run calls its bundle in the folder of its results."""
 
 EXPORTED = "fedmarket-exported/1"
 
@@ -138,6 +142,8 @@ def _verdict(bundle: Path, roster: Path | None, log_key: str | None, risk: Path 
     from fedmarket.ledger.bundle import read_bundle
     from fedmarket.ledger.verify import verify as verdict_on
 
+    if (bundle / _BUNDLE).is_file():
+        raise UsageError(f"{bundle}: a folder of results; the bundle in it is {bundle / _BUNDLE}")
     known = load_roster(roster).hash.hex() if roster is not None else None
     measured = read_measured(risk) if risk is not None else None
     return verdict_on(read_bundle(bundle), roster_hash=known, log_key=log_key, measured=measured)

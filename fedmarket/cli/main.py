@@ -5,6 +5,7 @@ One module for each kind of user: ``experiments`` for researchers, ``tables`` fo
 ledger, ``audit`` for those who check what was said, ``attack`` for those who doubt it.
 """
 
+import difflib
 import io
 import sys
 from typing import Annotated
@@ -74,12 +75,22 @@ def _ran() -> int | None:
         error.show()
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        fail(f"{error.format_message()} (see {_help_for(error)})", error.exit_code)
+        fail(f"{_message(error)} (see {_help_for(error)})", error.exit_code)
     except click.Abort:
         code = INTERRUPTED
     if code == INTERRUPTED:  # Typer makes it of KeyboardInterrupt
         raise KeyboardInterrupt
     return code
+
+
+def _message(error: click.ClickException) -> str:
+    """Return what was wrong; an option that a document may have as a key is told how to give it."""
+    if not isinstance(error, click.NoSuchOption):
+        return error.format_message()
+    options = [name for option in error.ctx.command.params for name in option.opts] if error.ctx else []
+    near = difflib.get_close_matches(error.option_name, options, n=1, cutoff=0.7)
+    hint = f" Did you mean {near[0]}?" if near else " A key of the document is --set KEY=VALUE." * ("--set" in options)
+    return f"No such option: {error.option_name}.{hint}"
 
 
 def _help_for(error: click.ClickException) -> str:

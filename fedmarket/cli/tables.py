@@ -112,7 +112,8 @@ def _checked(contract: "Contract", *, broken: tuple[str, ...]) -> dict[str, Any]
 def _print_profile(profile: "Profile", lines: "Counts | None", *, title: str) -> None:
     from rich.table import Table
 
-    table = Table("column", "missing", "other", title=escape(title), title_justify="left", box=None)
+    out.print(escape(title), soft_wrap=True)
+    table = Table("column", "missing", "other", box=None, pad_edge=False)
     for column in profile.columns:
         table.add_row(escape(column.name), str(column.missing), str(column.other))
     out.print(table)

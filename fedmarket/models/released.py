@@ -111,7 +111,8 @@ def load_model(path: Path, contract: Contract) -> ReleasedModel:
         raise TableError(f"{path}: expected a {FORMAT} file, found something truncated or different") from None
     if metadata.get("contract") != contract.hash:
         raise ConfigError(
-            f"{path}: trained under contract {metadata.get('contract', '')[:12]}, not {contract.hash[:12]}"
+            f"{path}: trained under contract {metadata.get('contract', '')[:12]}, not {contract.hash[:12]}; "
+            "give the contract of its run"
         )
     layout, objective = layout_of(contract, binning=model.binning), objective_of(model, contract)
     if not _fits(state, model, objective, layout.width):

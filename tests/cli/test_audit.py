@@ -35,6 +35,12 @@ def broken(tmp_path):
     return tmp_path / "broken"
 
 
+def test_a_folder_of_results_says_where_its_bundle_is(fedmarket, bundle):
+    ran = fedmarket("verify", bundle.parent)
+    assert ran.code == 2
+    assert f"the bundle in it is {bundle}" in ran.error
+
+
 def test_a_bundle_that_holds_ends_with_zero(fedmarket, bundle, tmp_path):
     (tmp_path / "roster.toml").write_text(MADE["whole"]().roster.to_toml(), encoding="utf-8")
     key = read_bundle(bundle).manifest.log_key

@@ -54,6 +54,12 @@ def test_a_dirty_table_gets_every_broken_rule_and_exits_with_1(fedmarket: Callab
         assert any(line.strip().startswith(rule) for line in rules), rule
 
 
+def test_the_profile_begins_with_one_line(fedmarket: Callable, shop):
+    ran = fedmarket("check", "--contract", shop.contract, "--data", shop.csv)
+    assert ran.out.startswith(f"{shop.csv} keeps contract ")
+    assert ran.out.splitlines()[0].endswith(")")
+
+
 def test_markup_in_names_stays_text(fedmarket: Callable, shop):
     shop.replace(shop.contract, 'name = "town"', 'name = "[red]town[/red]"')
     ran = fedmarket("check", "--contract", shop.contract, "--data", shop.csv)

@@ -41,6 +41,18 @@ def test_a_wrong_word_ends_with_2_and_no_traceback(fedmarket: Callable, words: l
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["simulate", "config.toml", "--epsilon", "1"], "--epsilon. A key of the document is --set KEY=VALUE. (see"),
+        (["simulate", "config.toml", "--ouput", "x"], "--ouput. Did you mean --output? (see"),
+        (["check", "--nope"], "--nope. (see fedmarket check --help)"),
+    ],
+)
+def test_a_wrong_option_is_told_what_it_may_have_meant(fedmarket: Callable, words: list[str], said: str):
+    assert said in fedmarket(*words).err
+
+
 def test_an_interruption_ends_with_130_and_no_traceback(fedmarket: Callable, shop, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
