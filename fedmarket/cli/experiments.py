@@ -71,7 +71,7 @@ def simulate(
     if as_json:
         print_json(written("simulate", simulation.folder, files, _simulated(results)))
     else:
-        print_summary(results, out)
+        print_summary(results, out, bundle=shown(simulation.folder / BUNDLE))
         print_files(simulation.folder, files)
     if open_:
         open_page(simulation.folder / "report.html")

@@ -10,8 +10,8 @@ from fedmarket.report import words
 from fedmarket.report.words import percent, score
 
 
-def print_summary(results: dict[str, Any], console: Console) -> None:
-    """Print every arm with what the joint model loses to it, then what each party spent.
+def print_summary(results: dict[str, Any], console: Console, *, bundle: str = "") -> None:
+    """Print every arm with what the joint model loses to it, then what each party spent, and where ``bundle`` is.
 
     Where a response and a value are predicted, arms come in both orders. Names are printed as text: markup in a
     party's name is not obeyed.
@@ -23,7 +23,8 @@ def print_summary(results: dict[str, Any], console: Console) -> None:
     if results["value"] and results["value"]["ranking"]:
         console.print(_arms(results["value"]["ranking"]))
     console.print(_spent(results))
-    console.print(Text(words.ledger_sentence(results), style="dim" if _holds(results) else "red"))
+    said = words.ledger_sentence(results, bundle=bundle)
+    console.print(Text(said, style="dim" if _holds(results) else "red"))
 
 
 def _arms(ranking: dict[str, Any]) -> Table:

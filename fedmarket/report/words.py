@@ -149,8 +149,8 @@ def overlap_sentence(results: dict[str, Any]) -> str:
     )
 
 
-def ledger_sentence(results: dict[str, Any]) -> str:
-    """Return what an auditor would find in the run's ledgers, and how to look for oneself."""
+def ledger_sentence(results: dict[str, Any], *, bundle: str = "") -> str:
+    """Return what an auditor would find in the run's ledgers, and how to look for oneself, where ``bundle`` is."""
     ledger = results["ledger"]
     if ledger is None:
         return "No ledger was kept of this run."
@@ -158,7 +158,7 @@ def ledger_sentence(results: dict[str, Any]) -> str:
     shown = f"and {count(ledger['checkpoints'])} cosigned checkpoints are in {ledger['bundle']}"
     wrong = [f"{name} {found.replace('-', ' ')}" for name, found in ledger["verdicts"].items() if found != "holds"]
     found = f"NOT all holds: {', '.join(wrong)}" if wrong else "integrity, completeness and promise hold"
-    return f"{kept} {shown}: {found}. Check it yourself: fedmarket verify {ledger['bundle']}"
+    return f"{kept} {shown}: {found}. Check it yourself: fedmarket verify {bundle or ledger['bundle']}"
 
 
 def arm_name(arm: str) -> str:
