@@ -59,6 +59,8 @@ def draw_decomposition(steps: Sequence[dict[str, Any]], *, metric: str) -> Plot:
         bar(axes, len(steps), start=0.0, loss=total, colour="grey")
         label(axes, len(steps), "All steps", percent(total / 100, 2))
         axes.axvline(0, color=MUTED, lw=0.8)
+        axes.use_sticky_edges = False  # a gain's bar ends before the frame does
+        axes.autoscale_view()
         axes.set_xlabel(f"{capital(metric_name(metric))} lost, % of the pooled model's")
         svg = drawn()
     return Plot(
