@@ -54,8 +54,7 @@ def appearing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
         UsageError: if the file cannot be written there.
 
     Guarantees:
-        A reader of ``path`` sees the old content or the whole new one, also after a crash. When the block is left, the
-        new one is on disk under its name.
+        A reader of ``path`` sees the old content or the whole new one, also after a crash.
     """
     try:
         with _temporary_beside(path) as temporary:
@@ -64,7 +63,6 @@ def appearing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
             temporary.replace(path)
-        sync_folder(path.parent)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from None
 
@@ -87,15 +85,6 @@ def _temporary_beside(path: Path) -> Iterator[Path]:
         yield Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in ``folder`` are on disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -152,7 +141,6 @@ def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        sync_folder(path.parent)
     except OSError as error:
         path.unlink()  # it was made here, and half of it is of no use
         raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from None

@@ -1,12 +1,11 @@
 """A TOML document at the edge is read whole, or refused in one line that names the file."""
 
 import os
-import stat
 
 import pytest
 
 from fedmarket.errors import ConfigError, UsageError
-from fedmarket.files import LARGEST_TOML, read_toml, write_new, write_text
+from fedmarket.files import LARGEST_TOML, read_toml, write_new
 
 
 def test_a_document_of_any_line_end_is_read(tmp_path):
@@ -64,17 +63,3 @@ def test_a_new_file_that_cannot_be_written_whole_is_not_left_behind(tmp_path, mo
     write_new(tmp_path / "secret", b"all of it")
     assert (tmp_path / "secret").read_bytes() == b"all of it"
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.parametrize("write", [lambda path: write_text(path, "whole"), lambda path: write_new(path, b"whole")])
-def test_content_is_on_disk_before_its_name_is_and_both_before_the_writer_goes_on(tmp_path, monkeypatch, write):
-    path, sync, synced = tmp_path / "some", os.fsync, []
-
-    def told(handle: int) -> None:
-        folder = stat.S_ISDIR(os.fstat(handle).st_mode)
-        synced.append(("folder", path.read_text()) if folder else ("file", os.fstat(handle).st_size))
-        sync(handle)
-
-    monkeypatch.setattr(os, "fsync", told)
-    write(path)
-    assert synced == [("file", 5), ("folder", "whole")]

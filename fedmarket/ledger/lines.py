@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fedmarket.errors import DataError, UsageError
-from fedmarket.files import appearing, sync_folder
+from fedmarket.files import appearing
 
 _log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class Lines:
     def _make(folder: Path) -> None:
         if not folder.is_dir():
             folder.mkdir(parents=True, mode=0o700)
-            sync_folder(folder.parent)
+            _sync_folder(folder.parent)
 
     def _recovered(self, whole: Check) -> list[bytes]:
         with open(self._file, "rb", closefd=False) as file:
@@ -118,7 +118,7 @@ class Lines:
             self._set_aside(lines.pop() + b"\n")
         # A line may be whole in memory only, if its writer was killed before fsync: nobody relies on it before this.
         os.fsync(self._file)
-        sync_folder(self.path.parent)
+        _sync_folder(self.path.parent)
         for number, line in enumerate(lines, start=1):
             if not whole(line):
                 raise DataError(f"{self.path}: line {number} is damaged; it is never repaired")
@@ -131,6 +131,7 @@ class Lines:
             number += 1
         with appearing(torn) as temporary:
             temporary.write_bytes(tail)
+        _sync_folder(self.path.parent)
         os.ftruncate(self._file, os.fstat(self._file).st_size - len(tail))
         self.torn = torn
         _log.warning("%s: a torn last line of %d bytes was moved to %s", self.path, len(tail), torn.name)
@@ -153,3 +154,11 @@ def _write(handle: int, content: bytes) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(handle, rest) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
