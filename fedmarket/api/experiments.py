@@ -1,7 +1,7 @@
 """``fedmarket.simulate`` and ``fedmarket.frontier``: the commands of the same names, for notebooks and scripts.
 
-Several seeds run in processes of their own. In a notebook and in code read from standard input that needs nothing; a
-script's own file is loaded by each of them, so what it does stands below ``if __name__ == "__main__":``.
+Several seeds run in processes of their own. They load no notebook and no script again
+(:mod:`fedmarket.simulation.workers`), so a script needs no ``if __name__ == "__main__":``.
 """
 
 import json
@@ -97,13 +97,7 @@ def _toml(value: object, key: str) -> str:
         case Real():
             return repr(float(value))
         case Mapping():
-            return (
-                "{"
-                + ", ".join(
-                    f"{json.dumps(name, ensure_ascii=False)} = {_toml(inner, key)}" for name, inner in value.items()
-                )
-                + "}"
-            )
+            return "{" + ", ".join(f"{_toml(name, key)} = {_toml(inner, key)}" for name, inner in value.items()) + "}"
         case Sequence():
             return "[" + ", ".join(_toml(inner, key) for inner in value) + "]"
     raise UsageError(f"changes: {key}: expected a number, text, sequence or mapping, got {type(value).__name__}")
